@@ -1,0 +1,81 @@
+"""The few asyncio idioms that the daemon needs, each once.
+
+Waiting is always interruptible: no loop of the daemon sleeps where a stop request cannot reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+Clock = Callable[[], float]
+"""Seconds that never go backwards (time.monotonic); tests hand in one of their own."""
+
+
+async def wait_first(timeout: float | None, *events: asyncio.Event) -> bool:
+    """Wait until one of the events is set or `timeout` seconds have passed.
+
+    Returns True when an event is set. The events are left as they are.
+    """
+    if any(event.is_set() for event in events):
+        return True
+    waiters = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        done, _ = await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+
+
+async def together(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
+    """Await both at the same time. The first failure cancels the other and is raised as it is."""
+    one = asyncio.ensure_future(first)
+    two = asyncio.ensure_future(second)
+    try:
+        await asyncio.wait((one, two), return_when=asyncio.FIRST_EXCEPTION)
+        for task in (one, two):
+            if task.done():
+                task.result()  # raises what failed, before the other one is looked at
+        return one.result(), two.result()
+    finally:
+        for task in (one, two):
+            task.cancel()
+        # Nobody is left behind: a cancelled read still closes its connection before we return.
+        await asyncio.gather(one, two, return_exceptions=True)
+
+
+class Backoff:
+    """Growing pauses between tries: doubled each time, capped, with jitter so that many loops that
+    lost the same server do not come back in step."""
+
+    def __init__(self, first: float, cap: float, rng: Callable[[], float] = random.random) -> None:
+        self._first = first
+        self._cap = cap
+        self._rng = rng
+        self.failures = 0
+
+    def next(self) -> float:
+        """Seconds to wait before the next try: between half and all of the current pause."""
+        pause = min(self._cap, self._first * 2.0 ** min(self.failures, 30))
+        self.failures += 1
+        return pause * (0.5 + 0.5 * self._rng())
+
+    def reset(self) -> int:
+        """Forget the failures; returns how many there were."""
+        failures, self.failures = self.failures, 0
+        return failures
+
+    def speak(self) -> bool:
+        """True for the failures worth a log line: the first, then the 2nd, 4th, 8th, …"""
+        return self.failures & (self.failures - 1) == 0
+
+
+def jittered(interval: float, rng: Callable[[], float] = random.random) -> float:
+    """`interval` ± 10 %, so that a thousand loops started together drift apart."""
+    return interval * (0.9 + 0.2 * rng())

@@ -1,0 +1,166 @@
+"""The process: build everything, start, serve, shut down. The only module that knows everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+
+import structlog
+
+from daemon import http, operations
+from daemon.central import Central
+from daemon.config import Config
+from daemon.db import Pool
+from daemon.errors import WppSyncError
+from daemon.instance import Instance, Shared
+from daemon.metrics import Metrics
+from daemon.migrations import files
+from daemon.migrations.files import Migration
+from daemon.settle import TIMED_DEFAULT
+from daemon.supervisor import Supervisor
+from daemon.sync.incremental import Limits
+
+VERSION = installed_version("wpp-sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that a process is made of, built and not started."""
+
+    config: Config
+    central: Central
+    metrics: Metrics
+    migrations: tuple[Migration, ...]
+    instances: dict[str, Instance]
+
+
+@asynccontextmanager
+async def parts(config: Config) -> AsyncIterator[Parts]:
+    """Build the parts; close what they opened. Raises MigrationFilesError before anything opens."""
+    directories = [files.SHIPPED]
+    if config.migrations.directory is not None:
+        directories.append(config.migrations.directory)
+    migrations = files.discover(directories)
+    metrics = Metrics(VERSION)
+    pool = Pool(config.central, "central", "central", config.central.max_connections)
+    settle = TIMED_DEFAULT if config.sync.settle == "auto" else config.sync.settle
+    central = Central(pool, settle=settle, clock=time.monotonic, metrics=metrics)
+    shared = Shared(
+        central=central,
+        migrations=migrations,
+        limits=Limits(rows=config.sync.batch_rows, bytes=config.sync.batch_bytes),
+        lock_wait_timeout=config.migrations.lock_wait_timeout,
+        backoff_max=config.sync.backoff_max,
+        clock=time.monotonic,
+        metrics=metrics,
+    )
+    instances = {
+        name: Instance(settings, shared)
+        for name, settings in config.instances.items()
+        if settings.enabled
+    }
+    try:
+        yield Parts(config, central, metrics, migrations, instances)
+    finally:
+        for instance in instances.values():
+            await instance.close()
+        await pool.close()
+
+
+async def run(config: Config) -> None:
+    """The daemon, until a signal ends it. Raises WppSyncError when a part of it cannot start."""
+    async with parts(config) as built:
+        await _Process(built).run()
+
+
+class _Process:
+    """One run of the daemon: startup, serve, shutdown. Signal handlers only record."""
+
+    def __init__(self, built: Parts) -> None:
+        self._built = built
+        self._stop = asyncio.Event()
+        self._now = asyncio.Event()
+        self._asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._log = structlog.get_logger()
+
+    async def run(self) -> None:
+        config = self._built.config
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave, number)
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, self._asked.put_nowait, number)
+        control = http.ControlApi(self._built.instances, self._built.metrics, self._stop)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(http.serve_control(control.app(), config.control))
+            public = http.public_app(self._built.metrics)
+            listening = await stack.enter_async_context(http.serve_public(public, config.http))
+            self._log.info(
+                "started",
+                version=VERSION,
+                config=str(config.path),
+                instances=len(self._built.instances),
+                control=str(config.control.socket) if config.control.socket else None,
+                http=listening,
+            )
+            await self._serve()
+        self._log.info("stopped")
+
+    async def _serve(self) -> None:
+        """Supervise until asked to stop, then wait for the running batches, but not for ever."""
+        config = self._built.config
+        supervisor = Supervisor(self._built.instances.values(), backoff_max=config.sync.backoff_max)
+        async with asyncio.TaskGroup() as group:
+            answering = group.create_task(self._answer_signals(), name="signals")
+            supervising = group.create_task(supervisor.run(self._stop), name="supervisor")
+            leaving = group.create_task(self._now.wait(), name="leave now")
+            await self._stop.wait()
+            done, _ = await asyncio.wait(
+                (supervising, leaving),
+                timeout=config.sync.shutdown_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if supervising not in done:
+                self._log.warning("batches were not finished in time: they are rolled back")
+                supervising.cancel()
+            answering.cancel()
+            leaving.cancel()
+
+    def _leave(self, number: signal.Signals) -> None:
+        """The first TERM or INT lets the running batches finish, a second one does not."""
+        if self._stop.is_set():
+            self._now.set()
+        else:
+            self._log.info("stopping", signal=signal.Signals(number).name)
+            self._stop.set()
+
+    async def _answer_signals(self) -> None:
+        while True:
+            number = await self._asked.get()
+            if number == signal.SIGUSR1:
+                await self._log_status()
+            else:
+                await self._reset()
+
+    async def _log_status(self) -> None:
+        for instance in self._built.instances.values():
+            self._log.info("status", **await operations.get_sync_status(instance))
+
+    async def _reset(self) -> None:
+        """SIGHUP: reset what the configuration names, on every instance."""
+        wanted = self._built.config.signals.sighup_reset
+        names = () if wanted == "none" else ("all",) if wanted == "all" else wanted
+        for instance in self._built.instances.values():
+            for name in names:
+                try:
+                    done = await operations.reset_sync_state(instance, name)
+                except WppSyncError as error:
+                    self._log.error("reset failed", instance=instance.name, error=error.message)
+                else:
+                    self._built.metrics.resets.labels("sighup").inc()
+                    self._log.info("reset", instance=instance.name, entities=done)

@@ -1,0 +1,222 @@
+"""The shared reader of the central database. SELECT only, and as little of it as can be.
+
+However many instances ask for the same thing at the same time, it is asked once: a table's head is
+probed by whoever comes first, and the answer serves all who come within `HEAD_AGE`. Connections are
+bounded by the pool; every statement is bounded in time by the server and in size by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from daemon import db, schema, sql
+from daemon.aio import Clock
+from daemon.db import Connection, Pool
+from daemon.metrics import Metrics
+from daemon.schema import Plan, Table
+from daemon.settle import Head, Heads
+from daemon.sql import Row, Statement
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one bounded read brought: rows in key order, and up to which id it has looked."""
+
+    rows: tuple[Row, ...]
+    after: int
+    end: int
+    """All ids in (after, end] have been looked at; never more than was scanned."""
+
+    size: int
+    full: bool
+    """The read ended at a limit of rows or bytes: there may be more up to where it was asked."""
+
+    seconds: float
+
+
+class _Shared:
+    """What is known of one central table."""
+
+    def __init__(self, settle: float) -> None:
+        self.lock = asyncio.Lock()
+        self.heads = Heads(settle)
+        self.head: Head | None = None
+        self.table: Table | None = None
+        self.table_at = float("-inf")
+
+
+class Central:
+    """The central database as all instances of this process see it."""
+
+    HEAD_AGE = 0.1
+    """A head this many seconds old is as good as a new one: what is newer comes with the next."""
+
+    TABLE_AGE = 10.0
+    """So long a table's definition is shared; who finds it stale asks again afterwards."""
+
+    def __init__(self, pool: Pool, *, settle: float, clock: Clock, metrics: Metrics) -> None:
+        self.database = pool.database
+        self._pool = pool
+        self._clock = clock
+        self._metrics = metrics
+        self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(settle))
+
+    async def head(self, table: str, key: str) -> Head:
+        """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
+        shared = self._tables[table]
+        async with shared.lock:
+            if shared.head is None or self._clock() - shared.head.at > self.HEAD_AGE:
+                ((highest,),) = await self._fetch("head", sql.head(table, key, f"head {table}"))
+                shared.head = Head(int(highest or 0), self._clock())
+                shared.heads.observe(shared.head)
+            return shared.head
+
+    def settled(self, table: str) -> int:
+        """Up to this id no transaction can add an id to the table any more."""
+        return self._tables[table].heads.settled(self._clock())
+
+    def lag_seconds(self, table: str, position: int) -> float:
+        """How long an id above `position` has been visible; 0 when there is none."""
+        since = self._tables[table].heads.waiting_since(position)
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
+    async def table(self, name: str) -> Table | None:
+        """What the table looks like; None when there is none that we may see."""
+        shared = self._tables[name]
+        async with shared.lock:
+            if self._clock() - shared.table_at > self.TABLE_AGE:
+                async with self._asking("schema") as connection:
+                    shared.table = await schema.read(connection, name, f"schema {name}")
+                shared.table_at = self._clock()
+            return shared.table
+
+    async def next_id(self, table: str) -> int | None:
+        """The id that the table would hand out next; None when it hands out none."""
+        rows = await self._fetch("schema", sql.next_auto_increment(table, f"next id {table}"))
+        return int(rows[0][0]) if rows and rows[0][0] is not None else None
+
+    async def page(
+        self, plan: Plan, instance: str, *, after: int, upto: int, rows: int, max_bytes: int
+    ) -> Page:
+        """The instance's rows in (after, upto], at most `rows` and about `max_bytes` of them."""
+        statement = sql.batch(
+            plan.entity.central,
+            plan.expressions,
+            plan.central_key,
+            plan.central_index,
+            self._mine(plan, instance),
+            after=after,
+            upto=upto,
+            limit=rows,
+            note=f"{instance} {plan.entity.name}",
+        )
+        async with self._asking("batch") as connection:
+            began = self._clock()
+            found, size = await connection.fetch_bounded(statement, max_bytes)
+            seconds = self._clock() - began
+        full = len(found) >= rows or size >= max_bytes
+        end = key_of(found[-1]) if full and found else upto
+        return Page(tuple(found), after, end, size, full, seconds)
+
+    async def keys(
+        self, plan: Plan, instance: str, *, after: int, upto: int, limit: int
+    ) -> list[int]:
+        """The keys of the instance's rows in (after, upto], in order."""
+        statement = sql.batch(
+            plan.entity.central,
+            [sql.quote(plan.central_key)],
+            plan.central_key,
+            plan.central_index,
+            self._mine(plan, instance),
+            after=after,
+            upto=upto,
+            limit=limit,
+            note=f"{instance} {plan.entity.name} ids",
+        )
+        return [key_of(row) for row in await self._fetch("ids", statement)]
+
+    async def rows(
+        self, plan: Plan, instance: str, keys: Sequence[int], max_bytes: int
+    ) -> tuple[list[Row], bool]:
+        """Those of the rows with these keys that are the instance's, in key order, from one moment;
+        and whether that is all of them (False: cut off at `max_bytes`)."""
+        statement = sql.by_keys(
+            plan.entity.central,
+            plan.expressions,
+            plan.central_key,
+            self._mine(plan, instance),
+            keys,
+            f"{instance} {plan.entity.name} rows",
+        )
+        async with self._asking("rows") as connection:
+            found, size = await connection.fetch_bounded(statement, max_bytes)
+        return found, size < max_bytes
+
+    async def count(self, plan: Plan, instance: str, *, after: int, upto: int) -> int:
+        """How many rows the instance has in (after, upto]."""
+        statement = sql.count(
+            plan.entity.central,
+            plan.central_key,
+            self._mine(plan, instance),
+            after=after,
+            upto=upto,
+            note=f"{instance} {plan.entity.name} count",
+        )
+        ((number,),) = await self._fetch("count", statement)
+        return int(number or 0)
+
+    async def explain(self, plan: Plan, instance: str) -> str:
+        """How central would walk a batch: `type` and key of EXPLAIN, for `wpp-sync check`."""
+        statement = sql.batch(
+            plan.entity.central,
+            plan.expressions,
+            plan.central_key,
+            plan.central_index,
+            self._mine(plan, instance),
+            after=0,
+            upto=1 << 62,
+            limit=1000,
+            note=f"{instance} {plan.entity.name} explain",
+        )
+        statement = statement._replace(sql="EXPLAIN FORMAT=JSON " + statement.sql)
+        ((answer,),) = await self._fetch("explain", statement)
+        return (answer or b"").decode("utf-8", "replace")
+
+    async def server(self) -> str:
+        """The server's version, as it gives it itself."""
+        async with self._asking("check") as connection:
+            return connection.version
+
+    async def grants(self) -> list[str]:
+        """What the account may do, as SHOW GRANTS prints it."""
+        async with self._asking("check") as connection:
+            return await db.grants(connection)
+
+    def _mine(self, plan: Plan, instance: str) -> Statement:
+        return sql.owner(plan.entity.instance_column, instance, plan.entity.where)
+
+    async def _fetch(self, kind: str, statement: Statement) -> list[Row]:
+        async with self._asking(kind) as connection:
+            return await connection.fetch(statement)
+
+    @asynccontextmanager
+    async def _asking(self, kind: str) -> AsyncIterator[Connection]:
+        async with self._pool.connection() as connection:
+            self._metrics.central_queries.labels(kind).inc()
+            began = self._clock()
+            try:
+                yield connection
+            finally:
+                self._metrics.central_query_duration.labels(kind).observe(self._clock() - began)
+
+
+def key_of(row: Row) -> int:
+    """The key of a row that a Plan read: its first column."""
+    return int(row[0] or 0)

@@ -1,0 +1,396 @@
+"""The command line: arguments in, tables or JSON and an exit code out.
+
+A verb asks the running daemon; when none runs, it does the work itself. No SQL here. What is heavy
+to import is imported by the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from daemon.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    DaemonUnreachableError,
+    StandbyError,
+    UsageError,
+    WppSyncError,
+)
+
+if TYPE_CHECKING:
+    from daemon.app import Parts
+    from daemon.config import Config
+    from daemon.instance import Instance
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_INTERRUPTED = 130
+
+
+def _config_option(command: Command) -> Command:
+    return click.option(
+        "-c",
+        "--config",
+        "config_path",
+        metavar="FILE",
+        help="The configuration; else $WPP_SYNC_CONFIG, ./config.yaml, /etc/wpp-sync/config.yaml.",
+    )(command)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 daemon or database not"
+    " reachable, 4 differences found.",
+)
+@_config_option
+@click.pass_context
+def cli(context: click.Context, config_path: str | None) -> None:
+    """Keep each customer's database a faithful mirror of its rows in the central one."""
+    context.obj = config_path
+
+
+def main() -> None:
+    """The entry point: every expected error becomes a message and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except WppSyncError as error:
+        _complain(error)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        code = _INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (wpp-sync status | head): nothing to complain about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _complain(error: WppSyncError) -> None:
+    for line in error.message.splitlines():
+        click.echo(f"error: {line}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def _load(context: click.Context, config_path: str | None) -> Config:
+    from daemon import config
+
+    return config.load(config.find(config_path or context.obj, os.environ))
+
+
+def _with_parts(
+    settings: Config, work: Callable[[Parts], Coroutine[Any, Any, T]], level: str = "warning"
+) -> T:
+    """Build the parts in this process, without a daemon, and do one thing with them."""
+    from daemon import app, log
+
+    log.set_up("debug" if level == "debug" else "warning", "console")
+
+    async def do() -> T:
+        async with app.parts(settings) as built:
+            return await work(built)
+
+    return asyncio.run(do())
+
+
+@cli.command()
+@_config_option
+@click.pass_context
+def run(context: click.Context, config_path: str | None) -> None:
+    """Run the daemon in the foreground, until a signal ends it."""
+    from daemon import app, log
+
+    settings = _load(context, config_path)
+    log.set_up(settings.log.level, settings.log.format)
+    asyncio.run(app.run(settings))
+
+
+# --- sync ------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("names", metavar="INSTANCE...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every instance of the configuration.")
+@click.option("--skip", multiple=True, metavar="ENTITY", help="Leave this entity out; repeatable.")
+@click.option("--only", multiple=True, metavar="ENTITY", help="Only this entity; repeatable.")
+@_config_option
+@click.pass_context
+def sync(
+    context: click.Context,
+    names: tuple[str, ...],
+    every: bool,
+    skip: tuple[str, ...],
+    only: tuple[str, ...],
+    config_path: str | None,
+) -> int:
+    """One pass now, then exit.
+
+    \b
+    Examples:
+      wpp-sync sync nunes
+      wpp-sync sync --all --skip messages
+      wpp-sync sync nunes karsten --only chats
+    """
+    if bool(names) == every:
+        raise click.UsageError("name the instances, or say --all")
+    if skip and only:
+        raise click.UsageError("--skip and --only exclude each other")
+    settings = _load(context, config_path)
+    return _with_parts(settings, lambda built: _sync(built, names, skip, only))
+
+
+async def _sync(
+    built: Parts, names: Sequence[str], skip: Sequence[str], only: Sequence[str]
+) -> int:
+    from daemon import operations
+
+    chosen = [operations.pick(built.instances, n) for n in dict.fromkeys(names)] or list(
+        built.instances.values()
+    )
+    left_out: dict[str, list[str]] = {}
+    for instance in chosen:
+        operations.check_entities(instance, [*skip, *only])
+        left_out[instance.name] = list(skip) or [
+            name for name in instance.settings.entities if only and name not in only
+        ]
+    worst = EXIT_OK
+    stop = _stop_on_signals()
+    for instance in chosen:
+        if stop.is_set():
+            return _INTERRUPTED
+        try:
+            code = await _sync_one(built, instance, left_out[instance.name], stop)
+        except WppSyncError as error:
+            # One instance's trouble is its own: the others are still synced.
+            _complain(error)
+            code = error.exit_code
+        worst = max(worst, code)
+    return worst
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """The first INT or TERM ends after the running batch; the next one ends at once."""
+    import signal
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave)
+    return stop
+
+
+async def _sync_one(built: Parts, instance: Instance, skip: list[str], stop: asyncio.Event) -> int:
+    from time import monotonic
+
+    from daemon import operations
+    from daemon.progress import SyncProgress
+
+    began = monotonic()
+    with SyncProgress(instance) as progress:
+        try:
+            result = await operations.sync_instance(instance, skip, stop)
+            rows, errors = result.rows, [(n, e.message, e.hint) for n, e in result.errors.items()]
+            late = result.late
+        except StandbyError as standby:
+            answer = await _ask_daemon_to_sync(built, instance, skip, standby)
+            rows, late = answer["rows"], answer["late"]
+            errors = [(n, e["message"], e["hint"]) for n, e in answer["errors"].items()]
+        finally:
+            progress.stop()
+    seconds = monotonic() - began
+    told = ", ".join(f"{name} {number:,}" for name, number in rows.items()) or "nothing to do"
+    late_text = f" ({late:,} late)" if late else ""
+    interrupted = "  interrupted, goes on next time" if stop.is_set() else ""
+    click.echo(f"{instance.name}  {told} rows{late_text}  {seconds:.2f} s{interrupted}")
+    for _, message, hint in errors:
+        _complain(WppSyncError(message, hint=hint))
+    return EXIT_FAILED if errors else EXIT_OK
+
+
+async def _ask_daemon_to_sync(
+    built: Parts, instance: Instance, skip: list[str], standby: StandbyError
+) -> dict[str, Any]:
+    """A daemon holds the instance's lock: if it is ours, it does the pass."""
+    from daemon.client import Client, instance_path
+
+    try:
+        return await Client(built.config.control.socket).post(
+            instance_path(instance.name, "sync"), {"skip": skip}
+        )
+    except DaemonUnreachableError:
+        raise standby from None
+
+
+# --- status ----------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("name", metavar="[INSTANCE]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@_config_option
+@click.pass_context
+def status(
+    context: click.Context, name: str | None, as_json: bool, config_path: str | None
+) -> None:
+    """How far every instance is: from the running daemon, else from the databases."""
+    settings = _load(context, config_path)
+    if name is not None and name not in settings.instances:
+        raise UsageError(
+            f"there is no instance {name!r}", hint=f"instances: {', '.join(settings.instances)}"
+        )
+    from daemon.client import Client, instance_path
+
+    client = Client(settings.control.socket)
+    try:
+        path = instance_path(name) if name else "/v1/status"
+        answer = asyncio.run(client.get(path))
+        live = True
+    except DaemonUnreachableError:
+        answer = _with_parts(settings, lambda built: _status_without_daemon(built, name))
+        live = False
+    if as_json:
+        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        return
+    from daemon import show
+
+    instances = [answer] if name else answer["instances"]
+    show.status(instances, live=live, socket=settings.control.socket, detail=name is not None)
+
+
+async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, Any]:
+    from daemon import operations
+
+    if name is not None:
+        return await operations.get_sync_status(operations.pick(built.instances, name))
+    places = asyncio.Semaphore(16)
+
+    async def one(instance: Instance) -> dict[str, Any]:
+        async with places:
+            return await operations.get_sync_status(instance)
+
+    return {"instances": await asyncio.gather(*map(one, built.instances.values()))}
+
+
+# --- reset, resync ---------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("name", metavar="INSTANCE")
+@click.argument("entity", metavar="ENTITY|all")
+@_config_option
+@click.pass_context
+def reset(context: click.Context, name: str, entity: str, config_path: str | None) -> None:
+    """The next pass re-pulls the entity from the start; its rows stay and are overwritten."""
+    from daemon import operations
+
+    _change(context, config_path, name, "reset", {"entity": entity}, operations.reset_sync_state)
+
+
+@cli.command()
+@click.argument("name", metavar="INSTANCE")
+@_config_option
+@click.pass_context
+def resync(context: click.Context, name: str, config_path: str | None) -> None:
+    """Copy everything again, and remove local rows that central does not have."""
+    from daemon import operations
+
+    async def work(instance: Instance, _entity: str) -> list[str]:
+        return await operations.force_full_resync(instance)
+
+    _change(context, config_path, name, "resync", {}, work)
+
+
+def _change(
+    context: click.Context,
+    config_path: str | None,
+    name: str,
+    verb: str,
+    body: dict[str, str],
+    work: Callable[[Instance, str], Coroutine[Any, Any, list[str]]],
+) -> None:
+    """Through the daemon when one runs; else straight on the state rows, which any daemon that
+    copies this instance sees before it writes again."""
+    from daemon import operations
+    from daemon.client import Client, instance_path
+
+    settings = _load(context, config_path)
+    try:
+        client = Client(settings.control.socket)
+        done = asyncio.run(client.post(instance_path(name, verb), body, timeout=60.0))[verb]
+    except DaemonUnreachableError:
+        done = _with_parts(
+            settings,
+            lambda built: work(operations.pick(built.instances, name), body.get("entity", "")),
+        )
+    click.echo(f"{name}  {verb}: {', '.join(done)}; the next pass starts from the beginning")
+
+
+# --- check, demo, version ----------------------------------------------------------------------
+
+
+@cli.command()
+@_config_option
+@click.pass_context
+def check(context: click.Context, config_path: str | None) -> int:
+    """Configuration, connections, privileges, both schemas, and how central would be read."""
+    settings = _load(context, config_path)
+    click.echo(f"ok    config  {settings.path}: {len(settings.instances)} instances")
+    return _with_parts(settings, _check)
+
+
+async def _check(built: Parts) -> int:
+    from daemon import check as checks
+
+    findings = []
+    words = checks.settle_words(built.config.sync)
+    async for finding in checks.run(built.central, built.instances, built.migrations, words):
+        findings.append(finding)
+        click.echo(f"{finding.level:<5} {finding.where}  {finding.text}")
+        if finding.hint:
+            click.echo(f"      hint: {finding.hint}")
+    failed = sum(finding.level == "fail" for finding in findings)
+    click.echo(f"{len(findings)} looked at, {failed} failed")
+    return checks.exit_code(findings)
+
+
+@cli.command()
+@click.option("--seconds", type=click.FloatRange(min=1), help="End by itself after so long.")
+def demo(seconds: float | None) -> int:
+    """The main job on a private MariaDB with three instances and live traffic.
+
+    Needs the programs mariadbd, mariadb-install-db and mariadb; touches nothing else.
+    """
+    from daemon.demo.show import run_demo
+
+    return run_demo(seconds)
+
+
+@cli.command()
+def version() -> None:
+    """The version of wpp-sync."""
+    from importlib.metadata import version as installed
+
+    click.echo(f"wpp-sync {installed('wpp-sync')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,442 @@
+"""Connections to MySQL and MariaDB: the only module that knows the driver.
+
+It promises three things. Values come as the server printed them (bytes), in sessions that are set
+up alike on every server: utf8mb4, UTC, one sql_mode. An error is told by its number as one of the
+kinds of `daemon.errors`. And a connection in doubt is never used again: whatever interrupts a
+statement (an error of the connection, a timeout, a cancellation) closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import asyncmy
+from asyncmy.cursors import Cursor, SSCursor
+
+from daemon import sql
+from daemon.config import Server
+from daemon.errors import (
+    AccessError,
+    CollisionError,
+    DatabaseError,
+    MissingError,
+    RowError,
+    TransientError,
+)
+from daemon.sql import Row, Statement
+
+Role = Literal["central", "local"]
+
+# Error numbers: MySQL "Server Error Message Reference", MariaDB "Error Codes", client 2000 and up.
+_TRANSIENT = frozenset(
+    {
+        1020,  # record has changed since last read (MariaDB snapshot isolation)
+        1021,  # disk full
+        1037, 1038, 1041,  # out of memory
+        1040, 1203, 1226,  # too many connections
+        1047,  # WSREP: node not ready
+        1053,  # shutdown in progress
+        1114,  # table full
+        1129,  # host blocked after many errors
+        1152, 1158, 1159, 1160, 1161, 1184,  # the network between
+        1180,  # error during COMMIT
+        1205,  # lock wait timeout
+        1213,  # deadlock
+        1290, 1836, 1792,  # read-only: a failover is under way
+        1317,  # query interrupted
+        1412, 1615,  # definition changed under us
+        1927,  # connection killed
+        1969, 3024,  # statement timeout
+        2000, 2001, 2002, 2003, 2004, 2005, 2006, 2012, 2013, 2014, 2026, 2027, 2055,
+        4031,  # disconnected for inactivity
+    }
+)  # fmt: skip
+_ACCESS = frozenset(
+    {1044, 1045, 1049, 1130, 1142, 1143, 1227, 1370, 1410, 1698, 1820, 1862, 2059, 3118, 4151}
+)
+_MISSING = frozenset({1051, 1054, 1109, 1146, 1932})
+_ROW = frozenset(
+    {
+        1048, 1062, 1118, 1153, 1216, 1217, 1264, 1265, 1292, 1300, 1364, 1366, 1367, 1406, 1411,
+        1416, 1451, 1452, 1525, 1586, 1644, 1690, 1977, 3140, 3156, 3819, 3854, 4025, 4078,
+    }
+)  # fmt: skip
+DUPLICATE_KEY = frozenset({1062, 1586})
+_GUARD = 1242  # subquery returns more than one row: the guard in sql.upsert_frame
+
+_HINTS = {
+    1045: "check user and password, and that the account may connect from this host",
+    1698: "check user and password, and how the account is authenticated",
+    1044: "check the database's name and the account's privileges (GRANT)",
+    1049: "check the database's name",
+    1142: "GRANT the missing privilege to the account",
+    1143: "GRANT the missing privilege to the account",
+    1227: "GRANT the missing privilege to the account",
+    1130: "the server accepts no connection from this host: check the account's host part",
+    2003: "check host, port and socket, and that the server runs",
+    2059: "the account uses an authentication plugin that the driver does not know",
+    1040: "raise the server's max_connections, or lower central.max_connections",
+    1290: "the server is read-only: wait for the failover, or point the configuration elsewhere",
+}
+
+# One sql_mode on every session, whatever the server's: strict, so that nothing is truncated; zero
+# and invalid dates as they are; a zero id is a zero id; and see `daemon.sql` for the backslash.
+_SQL_MODE = (
+    "STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_BACKSLASH_ESCAPES,"
+    "NO_ENGINE_SUBSTITUTION"
+)
+
+
+def classify(server: str, errno: int, message: str) -> DatabaseError:
+    """The error of our own for a server's error number."""
+    kind = DatabaseError
+    if errno in _TRANSIENT:
+        kind = TransientError
+    elif errno in _ACCESS:
+        kind = AccessError
+    elif errno in _MISSING:
+        kind = MissingError
+    elif errno in _ROW:
+        kind = RowError
+    elif errno == _GUARD:
+        kind = CollisionError
+    return kind(server, errno, message, hint=_HINTS.get(errno, ""))
+
+
+def _translate(server: str, error: BaseException) -> DatabaseError:
+    """Our error for whatever the driver raised."""
+    if isinstance(error, TimeoutError):
+        return TransientError(
+            server, 2013, "no answer in time", hint="the server hangs or is overloaded"
+        )
+    if isinstance(error, asyncmy.MySQLError):
+        number = error.args[0] if error.args else 0
+        message = str(error.args[1]) if len(error.args) > 1 else str(error)
+        if isinstance(number, int) and number:
+            return classify(server, number, message)
+        # InterfaceError and InternalError without a number: the stream is broken.
+        return TransientError(server, 2013, str(error) or type(error).__name__)
+    # What is left comes from the socket or from a stream that ended in the middle of a packet.
+    return TransientError(server, 2013, f"connection lost ({type(error).__name__}: {error})")
+
+
+# What the driver raises when the stream breaks: its own errors, the socket's, and what parsing a
+# cut-off packet can end in (AssertionError, IndexError, …: its parser trusts the stream).
+_DRIVER_ERRORS = (
+    asyncmy.MySQLError, OSError, EOFError, AssertionError, IndexError, ValueError,
+    AttributeError, TypeError, RuntimeError,
+)  # fmt: skip
+
+
+class Connection:
+    """One connection with its session set up. Not for two tasks at the same time."""
+
+    def __init__(self, raw: Any, server: Server, name: str) -> None:
+        self._raw = raw
+        self._timeout = server.statement_timeout
+        self.name = name
+        """Which server, in the operator's words: "central", "local nunes"."""
+
+        self._signature = sql.comment(name)
+        # MariaDB puts 5.5.5- before its version, for the sake of old replicas.
+        self.version: str = raw.get_server_info().removeprefix("5.5.5-")
+        self.mariadb = "mariadb" in self.version.lower()
+        self.thread_id: int = raw.thread_id()
+        self.max_packet = 1 << 20
+        self.used_at = asyncio.get_running_loop().time()
+
+    @property
+    def usable(self) -> bool:
+        """False as soon as anything has gone wrong with it."""
+        return self._raw is not None
+
+    def discard(self) -> None:
+        """Close at once, without a word to the server. Safe to call again."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            transport = raw._transport
+            raw.close()
+            if transport is not None:
+                # close() would wait for what was written to be sent: for ever, to a hung server.
+                transport.abort()
+
+    async def close(self) -> None:
+        """Say goodbye and close."""
+        if self._raw is None:
+            return
+        try:
+            async with asyncio.timeout(2):
+                await self._raw.ensure_closed()
+        except _DRIVER_ERRORS as error:
+            logging.getLogger(__name__).debug("close: %s", error)
+        finally:
+            self.discard()
+
+    async def execute(
+        self,
+        statement: Statement | bytes,
+        *,
+        timeout: float | Literal["default"] | None = "default",
+    ) -> int:
+        """Send a statement that returns no rows; the number of rows it affected.
+
+        `timeout` in seconds bounds the answer; None waits for ever (DDL).
+        """
+        text = statement if isinstance(statement, bytes) else sql.render(statement)
+        async with self._guarded(timeout):
+            affected: int = await self._raw.query(text)
+        return affected
+
+    async def fetch(self, statement: Statement) -> list[Row]:
+        """All rows of a small result."""
+        text = sql.render(statement)
+        async with self._guarded("default"):
+            cursor = self._raw.cursor(Cursor)
+            await cursor.execute(text)
+            rows: list[Row] = list(await cursor.fetchall())
+            await cursor.close()
+        return rows
+
+    async def fetch_bounded(self, statement: Statement, max_bytes: int) -> tuple[list[Row], int]:
+        """The first rows of a result, until they hold `max_bytes`; and how many bytes they hold.
+
+        Where the result is longer, the connection is closed instead of read to the end: the
+        protocol has no way to ask a server to stop, and the rest may be gigabytes.
+        """
+        rows: list[Row] = []
+        size = 0
+        text = sql.render(statement)
+        async with self._guarded("default"):
+            cursor = self._raw.cursor(SSCursor)
+            await cursor.execute(text)
+            while size < max_bytes:
+                row = await cursor.fetchone()
+                if row is None:
+                    await cursor.close()
+                    return rows, size
+                rows.append(row)
+                size += sum([len(value) for value in row if value is not None])
+        self.discard()
+        return rows, size
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """BEGIN … COMMIT; ROLLBACK when the block fails. A failed COMMIT has an unknown outcome:
+        the connection is closed and the caller reads the state again."""
+        await self.execute(self._signature + b"START TRANSACTION")
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception) and self.usable:
+                await self.execute(self._signature + b"ROLLBACK")
+            else:
+                self.discard()
+            raise
+        try:
+            await self.execute(self._signature + b"COMMIT")
+        except DatabaseError:
+            self.discard()
+            raise
+
+    @asynccontextmanager
+    async def _guarded(self, timeout: float | Literal["default"] | None) -> AsyncIterator[None]:
+        """The one place where the driver is called: bounded, translated, closed when in doubt."""
+        if self._raw is None:
+            raise TransientError(self.name, 2006, "the connection is closed")
+        seconds = self._timeout + 5.0 if timeout == "default" else timeout
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+            self.used_at = asyncio.get_running_loop().time()
+        except _DRIVER_ERRORS as error:
+            translated = _translate(self.name, error)
+            # A refusal leaves the stream in order. Anything else, and 1153 ("packet too large",
+            # after which the server hangs up), does not.
+            in_order = isinstance(error, asyncmy.MySQLError) and not isinstance(
+                error, asyncmy.InterfaceError | asyncmy.InternalError
+            )
+            fatal = {1053, 1153, 1927, 4031}
+            if not in_order or translated.errno >= 2000 or translated.errno in fatal:
+                self.discard()
+            raise translated from error
+        except BaseException:
+            self.discard()  # cancelled: the answer is still on its way to nobody
+            raise
+
+
+async def connect(server: Server, name: str, role: Role) -> Connection:
+    """Connect and set the session up. Raises TransientError or AccessError; never hangs.
+
+    `role` central: read-only, READ COMMITTED, each statement bounded by the server, too.
+    """
+    options: dict[str, Any] = {"unix_socket": str(server.socket)} if server.socket else {}
+    if server.tls is not None and server.socket is None:
+        options["ssl"] = _tls(server, name)
+    raw: Any = None
+    try:
+        async with asyncio.timeout(server.connect_timeout):
+            raw = await asyncmy.connect(
+                host=server.host,
+                port=server.port,
+                user=server.user,
+                # bytes, because the driver would encode text as latin1
+                password=server.password.get_secret_value().encode(),
+                database=server.database,
+                charset="utf8mb4",
+                use_unicode=False,
+                conv={},  # no decoders: every value arrives as the server printed it
+                autocommit=True,
+                connect_timeout=server.connect_timeout,
+                program_name="wpp-sync",
+                **options,
+            )
+    except _DRIVER_ERRORS as error:
+        raise _cannot_connect(server, name, error) from error
+    connection = Connection(raw, server, name)
+    try:
+        await _set_up(connection, server, role)
+    except BaseException:
+        connection.discard()
+        raise
+    return connection
+
+
+def _cannot_connect(server: Server, name: str, error: BaseException) -> DatabaseError:
+    where = str(server.socket) if server.socket else f"{server.host}:{server.port}"
+    if isinstance(error, TimeoutError):
+        return TransientError(
+            name,
+            2003,
+            f"no answer from {where} within {server.connect_timeout:g} s",
+            hint=_HINTS[2003],
+        )
+    translated = _translate(name, error)
+    if translated.errno == 2013:
+        return TransientError(name, 2013, f"{where} hung up while connecting", hint=_HINTS[2003])
+    if translated.errno == 2003:
+        reason = error.__cause__ if error.__cause__ is not None else error
+        return TransientError(name, 2003, f"cannot connect to {where}: {reason}", hint=_HINTS[2003])
+    return translated
+
+
+def _tls(server: Server, name: str) -> ssl.SSLContext:
+    tls = server.tls
+    assert tls is not None  # noqa: S101 - the caller looked
+    try:
+        context = ssl.create_default_context(cafile=str(tls.ca) if tls.ca else None)
+        if not tls.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if tls.cert:
+            context.load_cert_chain(str(tls.cert), str(tls.key) if tls.key else None)
+    except (OSError, ssl.SSLError) as error:
+        raise AccessError(
+            name, 2026, f"the TLS files cannot be used: {error}", hint="check tls.ca, cert and key"
+        ) from error
+    return context
+
+
+async def _set_up(connection: Connection, server: Server, role: Role) -> None:
+    """The session settings that everything else rests on."""
+    mode = _SQL_MODE
+    settings = [
+        "time_zone = '+00:00'",
+        "sql_select_limit = DEFAULT",  # a global limit would cut results short without a word
+        "sql_big_selects = 1",
+        "sql_safe_updates = 0",
+    ]
+    if not connection.mariadb:
+        # MariaDB cuts the fraction of a second that a column cannot hold; MySQL rounds it, which
+        # can change the day. Both cut here.
+        mode += ",TIME_TRUNCATE_FRACTIONAL"
+        settings.append("information_schema_stats_expiry = 0")
+    settings.append(f"sql_mode = '{mode}'")
+    if role == "central":
+        if connection.mariadb:
+            settings.append(f"max_statement_time = {server.statement_timeout:g}")
+        else:
+            settings.append(f"max_execution_time = {int(server.statement_timeout * 1000)}")
+    else:
+        settings += [
+            "wait_timeout = 28800",
+            "innodb_lock_wait_timeout = 20",
+            "lock_wait_timeout = 30",
+        ]
+    access = ", READ ONLY" if role == "central" else ""
+    for setting in (
+        "SET NAMES utf8mb4",
+        f"SET SESSION {', '.join(settings)}",
+        f"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED{access}",
+    ):
+        await connection.execute(Statement(setting, (), connection.name))
+    question = Statement("SELECT @@max_allowed_packet", (), connection.name)
+    ((packet,),) = await connection.fetch(question)
+    connection.max_packet = int(packet or 1 << 20)
+
+
+async def grants(connection: Connection) -> list[str]:
+    """What the connection's account may do, as SHOW GRANTS prints it."""
+    rows = await connection.fetch(Statement("SHOW GRANTS", (), connection.name))
+    return [(row[0] or b"").decode("utf-8", "replace") for row in rows]
+
+
+class Pool:
+    """At most `size` connections to one server, opened when needed, closed when long idle."""
+
+    # Kept well under the shortest wait_timeout that is met in practice (60 s).
+    IDLE_SECONDS = 30.0
+
+    def __init__(self, server: Server, name: str, role: Role, size: int) -> None:
+        self.database = server.database
+        self._server = server
+        self._name = name
+        self._role: Role = role
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(size)  # first come, first served
+        self.size = size
+        self.open = 0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection. It goes back only when it is in order."""
+        async with self._places:
+            connection = await self._take()
+            try:
+                yield connection
+            finally:
+                if connection.usable:
+                    self._idle.append(connection)
+                else:
+                    self.open -= 1
+
+    async def _take(self) -> Connection:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()  # the most recently used one: the others can grow old
+            if now - connection.used_at < self.IDLE_SECONDS:
+                return connection
+            self.open -= 1
+            await connection.close()
+        connection = await connect(self._server, self._name, self._role)
+        self.open += 1
+        return connection
+
+    async def close_idle(self) -> None:
+        """Close what nobody has used for a while."""
+        now = asyncio.get_running_loop().time()
+        old = [c for c in self._idle if now - c.used_at >= self.IDLE_SECONDS]
+        self._idle = [c for c in self._idle if c not in old]
+        for connection in old:
+            self.open -= 1
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close all idle connections; those in use are closed by whoever uses them."""
+        while self._idle:
+            self.open -= 1
+            await self._idle.pop().close()

@@ -1,0 +1,487 @@
+"""A private MariaDB server: started in a tenth of a second, killed at will, never left behind.
+
+The demo and the tests run real servers. Each has its own data directory (a copy of a template that
+is initialised once), its own loopback port and its own unix socket, all three kept over restarts.
+The kernel kills it when the process that started it dies, however that happens. It reads no
+configuration file of the machine and is only ever ended by its process id.
+
+Commits survive `kill()`: the redo log is handed to the operating system at every commit. They would
+not survive a power cut, because the disk is not waited for; nothing here needs that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+
+from daemon.errors import WppSyncError
+
+HOST = "127.0.0.1"
+
+# Seconds a server may take until it accepts connections; a recovery after a kill is part of it.
+START_TIMEOUT = 30.0
+
+# Seconds a server may take to stop by itself before it is killed.
+STOP_TIMEOUT = 30.0
+
+# How many ports are tried when others take them before the server does.
+PORT_ATTEMPTS = 5
+
+# Seconds one `execute` may take.
+CLIENT_TIMEOUT = 600.0
+
+# What every server is started with. The log file size must be the template's own.
+INNODB_LOG_FILE_SIZE = "--innodb-log-file-size=16M"
+SERVER_OPTIONS = (
+    f"--bind-address={HOST}",
+    "--skip-networking=0",
+    # Without it, every first connection waits for a name server.
+    "--skip-name-resolve",
+    "--performance-schema=0",
+    "--innodb-buffer-pool-size=64M",
+    INNODB_LOG_FILE_SIZE,
+    "--innodb-flush-log-at-trx-commit=1",
+    # No fsync: written pages are the kernel's, and the kernel outlives the process. The doublewrite
+    # buffer stays on, because a SIGKILL can tear one 16 KiB page write.
+    "--innodb-flush-method=nosync",
+)
+
+# Lines of an error log that a healthy server never writes.
+CRASH_MARKS = ("got signal", "Assertion failure")
+
+INSTALL_HINT = "install MariaDB: apt-get install mariadb-server-core mariadb-client-core"
+
+# `mariadb-install-db` makes root@localhost, depending on its version some more, and an anonymous
+# account that would shadow accounts with the host '%'.
+ACCOUNTS = f"""\
+DELETE FROM mysql.global_priv WHERE User = '';
+REPLACE INTO mysql.global_priv
+    SELECT '{HOST}', User, Priv FROM mysql.global_priv WHERE User = 'root' AND Host = 'localhost';
+"""
+
+# The new process asks the kernel to be killed together with its parent (1 is PR_SET_PDEATHSIG),
+# makes sure that the parent did not die before it could ask, and becomes the server.
+DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# "Parent" means the parent's *thread* to the kernel. All servers are therefore started by one
+# thread that lives as long as the process, whichever thread asks for it.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mariadb-spawner")
+
+
+def program(name: str) -> str:
+    """Return the path of one of MariaDB's programs, also where /usr/sbin is not in the PATH.
+
+    Raises WppSyncError when it is not installed.
+    """
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    found = shutil.which(name, path=places)
+    if found is None:
+        raise WppSyncError(f"{name} is not installed", hint=INSTALL_HINT, code="not_installed")
+    return found
+
+
+def template(directory: Path) -> Path:
+    """Return an initialised data directory inside `directory`, made by whoever asks first.
+
+    Processes that ask at the same time wait for one another. Raises WppSyncError when MariaDB is
+    not installed or the initialisation fails.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    ready = directory / "mariadb-template"
+    with (directory / "mariadb-template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            _initialise(ready)
+    return ready
+
+
+def _initialise(ready: Path) -> None:
+    """Run mariadb-install-db beside `ready` and rename the result: it is there whole or not."""
+    unfinished = ready.with_name(f"{ready.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    accounts = ready.with_name(f"{ready.name}.sql")
+    accounts.write_text(ACCOUNTS)
+    command = [
+        program("mariadb-install-db"),
+        "--no-defaults",
+        f"--datadir={unfinished}",
+        f"--extra-file={accounts}",
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        INNODB_LOG_FILE_SIZE,
+        *_as_root(),
+    ]
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode != 0:
+        said = done.stdout.decode(errors="backslashreplace")
+        raise WppSyncError(
+            f"mariadb-install-db failed in {unfinished}:\n{_last_lines(said)}",
+            hint="is there room on the disk, and may this user write there?",
+            code="demo_server",
+        )
+    accounts.unlink()
+    unfinished.rename(ready)
+
+
+def client(config: Mapping[str, object], sql: str, *options: str) -> bytes:
+    """Run SQL with the `mariadb` command-line client and return what it printed (--batch).
+
+    `config` holds user and password, socket or host and port, and optionally database: what
+    `MariaDB.config` returns. Raises WppSyncError with the client's message when a statement fails.
+    """
+    command = [
+        program("mariadb"),
+        "--no-defaults",
+        "--default-character-set=utf8mb4",
+        "--batch",
+        # The statements contain whatever the rows contain; nothing in them is a client command.
+        "--binary-mode",
+        f"--user={config['user']}",
+        *options,
+    ]
+    if config.get("socket"):
+        command += ["--protocol=socket", f"--socket={config['socket']}"]
+    else:
+        command += ["--protocol=tcp", f"--host={config['host']}", f"--port={config['port']}"]
+    if config.get("database"):
+        command.append(f"--database={config['database']}")
+    # Not on the command line, where every user of the machine can read it.
+    environ = {**os.environ, "MYSQL_PWD": str(config.get("password", ""))}
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            input=sql.encode(),
+            capture_output=True,
+            env=environ,
+            timeout=CLIENT_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        raise WppSyncError(
+            f"the mariadb client did not finish within {CLIENT_TIMEOUT:.0f} s", code="demo_server"
+        ) from None
+    if done.returncode != 0:
+        # Before its message the client repeats the whole statement, which may be megabytes long.
+        said = "\n" + done.stderr.decode(errors="backslashreplace").strip()
+        message = said.rpartition("\nERROR ")[2].strip()
+        raise WppSyncError(f"the mariadb client failed: {message}", code="demo_server")
+    return done.stdout
+
+
+class MariaDB:
+    """One private server. `directory` is its own; whoever made it removes it after `close()`.
+
+    Usable as a context manager: started on entry, stopped on exit. The methods block for the
+    fraction of a second that a server needs; they may be called from any thread, one at a time.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str,
+        options: Sequence[str] = (),
+        template: Path | None = None,
+    ) -> None:
+        """`options` are further arguments of mariadbd and win over this module's own.
+
+        `template` is what `template()` returned; without it, servers in sibling directories share
+        one in their parent directory.
+        """
+        self.name = name
+        self.directory = directory
+        self.datadir = directory / "data"
+        self.error_log = directory / "error.log"
+        self._options = tuple(options)
+        self._template = template
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+        self._ended_by_itself = ""
+        # The path of a unix socket may have 107 bytes; a test's directory is often longer.
+        self._socket_directory = Path(tempfile.mkdtemp(prefix="wpp-", dir="/tmp"))
+        self._tidy = weakref.finalize(
+            self, shutil.rmtree, self._socket_directory, ignore_errors=True
+        )
+
+    def __enter__(self) -> MariaDB:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists; a paused server is running too."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The server's process id. Raises WppSyncError when it does not run."""
+        return self._running_process().pid
+
+    @property
+    def port(self) -> int:
+        """The TCP port on 127.0.0.1; known from the first start on, and kept."""
+        return self._port
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket's path; shorter than 100 characters, and kept."""
+        return self._socket_directory / "s"
+
+    def start(self) -> None:
+        """Start the server and return when it accepts connections; does nothing if it runs.
+
+        Raises WppSyncError with the last lines of its error log when it does not come up.
+        """
+        if self.running:
+            return
+        if not self.datadir.exists():
+            self._copy_template()
+        # A port that was given away already (in a config file, say) is not changed any more.
+        keep_port = self._port != 0
+        for attempt in count(1):
+            if not keep_port:
+                self._port = _free_port()
+            try:
+                self._start_once()
+                return
+            except WppSyncError as error:
+                # Somebody else may have taken the port after we looked.
+                taken = "Address already in use" in error.message
+                if keep_port or not taken or attempt == PORT_ATTEMPTS:
+                    raise
+
+    def stop(self) -> None:
+        """Shut the server down cleanly, or kill it if that takes too long."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            self._note_end()
+            return
+        process.terminate()
+        # A paused server acts on a SIGTERM only once it is woken.
+        process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """Kill -9: what a crash of the server looks like."""
+        process = self._running_process()
+        process.kill()
+        process.wait()
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop cleanly and start again, on the same port and socket."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the server (SIGSTOP): the kernel goes on accepting, and nobody answers."""
+        process = self._running_process()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        self._running_process().send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop the server for good and remove its socket. The data directory stays."""
+        self.stop()
+        self._tidy()
+
+    def execute(self, sql: str, database: str = "") -> str:
+        """Run statements as root in the `mariadb` client and return its tab-separated output.
+
+        For setting things up and looking at them. Raises WppSyncError when a statement fails.
+        """
+        config: dict[str, object] = {"socket": self.socket, "user": "root", "database": database}
+        try:
+            return client(config, sql).decode(errors="backslashreplace")
+        except WppSyncError as error:
+            raise WppSyncError(f"{self.name}: {error.message}", code=error.code) from None
+
+    def create_database(self, database: str) -> dict[str, object]:
+        """Create an empty database with the server's own character set; return its `config`."""
+        quoted = database.replace("`", "``")
+        self.execute(f"CREATE DATABASE `{quoted}`")
+        return self.config(database)
+
+    def config(self, database: str, user: str = "root", password: str = "") -> dict[str, object]:
+        """Return how to reach `database`, by the keys of a server in config.yaml."""
+        return {
+            "host": HOST,
+            "port": self.port,
+            "database": database,
+            "user": user,
+            "password": password,
+        }
+
+    def crashes(self) -> list[str]:
+        """Return what the server should not have done: crash lines of its log, ends of its own."""
+        self._note_end()
+        log = self.error_log.read_text(errors="replace") if self.error_log.exists() else ""
+        found = [line for line in log.splitlines() if any(mark in line for mark in CRASH_MARKS)]
+        return [*found, self._ended_by_itself] if self._ended_by_itself else found
+
+    def _copy_template(self) -> None:
+        source = self._template or template(self.directory.parent)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        unfinished = self.directory / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # cp clones where the file system can, which shutil does not.
+        command = ["cp", "-a", "--reflink=auto", str(source), str(unfinished)]
+        done = subprocess.run(command, check=False, capture_output=True)
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="backslashreplace").strip()
+            raise WppSyncError(
+                f"cannot copy the empty database of {self.name}: {said}",
+                hint="is there room on the disk?",
+                code="demo_server",
+            )
+        unfinished.rename(self.datadir)
+
+    def _start_once(self) -> None:
+        self._note_end()
+        log_before = self.error_log.stat().st_size if self.error_log.exists() else 0
+        command = [
+            program("mariadbd"),
+            "--no-defaults",
+            *_as_root(),
+            f"--datadir={self.datadir}",
+            f"--socket={self.socket}",
+            f"--port={self._port}",
+            f"--pid-file={self.directory / 'pid'}",
+            f"--log-error={self.error_log}",
+            *SERVER_OPTIONS,
+            *self._options,
+        ]
+        process = _spawner.submit(_spawn, command).result()
+        self._process = process
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._greets():
+            if process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+                continue
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            self._process = None
+            with contextlib.suppress(FileNotFoundError), self.error_log.open("rb") as log:
+                log.seek(log_before)
+                said = log.read().decode(errors="backslashreplace")
+                raise WppSyncError(
+                    f"the MariaDB server {self.name} does not start:\n{_last_lines(said)}",
+                    hint=f"its whole log is {self.error_log}",
+                    code="demo_server",
+                )
+            raise WppSyncError(
+                f"the MariaDB server {self.name} ended with status {process.returncode} "
+                "and wrote no log",
+                hint=f"may this user run {command[0]} and write to {self.directory}?",
+                code="demo_server",
+            )
+
+    def _greets(self) -> bool:
+        """Whether the server sends its greeting; connecting alone proves only a kernel."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self.socket))
+                return probe.recv(1) != b""
+            except OSError:
+                return False
+
+    def _running_process(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            raise WppSyncError(
+                f"the MariaDB server {self.name} does not run",
+                hint=f"its log is {self.error_log}",
+                code="demo_server",
+            )
+        return self._process
+
+    def _note_end(self) -> None:
+        """Keep for `crashes()` that the process ended although nobody here ended it."""
+        if self._process is not None and self._process.poll() is not None:
+            self._ended_by_itself = f"{self.name} ended with status {self._process.returncode}"
+            self._process = None
+
+
+def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    wrapped = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+    return subprocess.Popen(
+        wrapped,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A Ctrl-C at the terminal is for the demo, which then stops its servers in order.
+        start_new_session=True,
+    )
+
+
+def _free_port() -> int:
+    """Return a free port below those that the kernel gives to outgoing connections.
+
+    Otherwise a client's connection could take the port while its server is down.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    highest = int(limits[0]) - 1
+    lowest = min(10_000, highest - 1_000)
+    # Not the seeded generator of the process: two processes must not draw the same ports.
+    draw = random.SystemRandom()
+    for _ in range(200):
+        port = draw.randint(lowest, highest)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((HOST, port))
+                return port
+    raise WppSyncError(f"no free TCP port between {lowest} and {highest}", code="demo_server")
+
+
+def _as_root() -> tuple[str, ...]:
+    """mariadbd refuses to run as root unless it is told so."""
+    return ("--user=root",) if os.geteuid() == 0 else ()
+
+
+def _last_lines(text: str, count: int = 15) -> str:
+    return "\n".join(text.rstrip().splitlines()[-count:])

@@ -1,0 +1,161 @@
+"""What can go wrong, as the caller asks about it: may it be retried, whose fault is it, what to do.
+
+Every error that reaches an operator is a `WppSyncError`: one sentence that says what and where,
+a hint that says what to do next, and a stable code for machines. The driver's own exception, where
+there is one, is the cause (`__cause__`); only `daemon.db` knows the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+# Exit codes of the command line; they are an interface (README, "Exit codes").
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_DIFFERENT = 4
+
+
+class WppSyncError(Exception):
+    """Base of every expected error.
+
+    `message` says what and where, `hint` what to do about it, `code` names the kind for machines.
+    None of them may contain a password.
+    """
+
+    code = "error"
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if code:
+            self.code = code
+        self.since = datetime.now(UTC)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(WppSyncError):
+    """The operator asked for something that does not exist: an instance, an entity, a verb."""
+
+    code = "usage"
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(WppSyncError):
+    """The configuration cannot be used. `problems`: all that is wrong with it, one line each."""
+
+    code = "config"
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems), hint="correct the configuration and start again")
+
+
+class MigrationFilesError(WppSyncError):
+    """The migration files themselves are wrong; nothing was touched. One problem a line."""
+
+    code = "migration_files"
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems), hint="correct or remove these files")
+
+
+class MigrationError(WppSyncError):
+    """A migration did not take effect on one instance's database."""
+
+    code = "migration"
+
+
+class SchemaError(WppSyncError):
+    """A table does not have what the copy needs: the entity stops until somebody mends it."""
+
+    code = "schema"
+
+
+class StandbyError(WppSyncError):
+    """Another daemon holds the instance's lock: it copies, we wait."""
+
+    code = "locked"
+
+
+class LockLostError(WppSyncError):
+    """The connection that carried the instance's lock is gone, and the lock with it."""
+
+    code = "lock_lost"
+
+
+class StateMovedError(WppSyncError):
+    """The state row is not what this process read: a reset came, or another copier wrote.
+
+    Not a failure: what was read is discarded and the entity starts over from the new state.
+    """
+
+    code = "state_moved"
+
+
+class RewoundError(WppSyncError):
+    """Central's newest id lies below what was already read: its ids started again."""
+
+    code = "rewound"
+
+
+class DaemonUnreachableError(WppSyncError):
+    """No daemon answers at the control socket."""
+
+    code = "daemon_unreachable"
+    exit_code = EXIT_UNREACHABLE
+
+
+class DatabaseError(WppSyncError):
+    """A server refused or did not answer. `errno` is the server's or the client's error number.
+
+    `server` names which one in the operator's words ("central", "local nunes").
+    """
+
+    code = "database"
+
+    def __init__(self, server: str, errno: int, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{server}: {message} (error {errno})", hint=hint)
+        self.server = server
+        self.errno = errno
+
+
+class TransientError(DatabaseError):
+    """It may succeed if it is tried again: a lost connection, a deadlock, a busy server."""
+
+    code = "unreachable"
+    exit_code = EXIT_UNREACHABLE
+
+
+class AccessError(DatabaseError):
+    """The account may not do this: wrong password, missing privilege, unknown database."""
+
+    code = "access"
+    exit_code = EXIT_UNREACHABLE
+
+
+class RowError(DatabaseError):
+    """A row's values were refused: too long, out of range, wrong character, constraint."""
+
+    code = "data"
+
+
+class CollisionError(DatabaseError):
+    """An upsert met another row through a secondary unique key; nothing was changed."""
+
+    code = "collision"
+
+
+class MissingError(DatabaseError):
+    """A table or column that a statement names is not there (any more)."""
+
+    code = "schema"

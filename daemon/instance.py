@@ -1,0 +1,424 @@
+"""One instance's life: lock, migrate, then for ever a pass and a wait.
+
+An instance owns one local connection. It writes on it, and on it stands the lock that makes this
+process the instance's only copier; when the connection is lost, the lock is, and all begins again.
+An error changes nothing but the time of the next try: what was read and not committed is dropped,
+and the next pass starts from the state row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from daemon import config, db, schema, sql, state
+from daemon.aio import Backoff, Clock, jittered, wait_first
+from daemon.central import Central
+from daemon.db import Connection
+from daemon.entities import Entity
+from daemon.errors import StandbyError, TransientError, WppSyncError
+from daemon.metrics import Metrics
+from daemon.migrations import runner
+from daemon.migrations.files import Migration
+from daemon.migrations.runner import Applied
+from daemon.state import State
+from daemon.sync.incremental import Committed, Incremental, Limits, Reach
+from daemon.sync.run import ENTITY_ERRORS, PassResult, run_pass
+
+InstanceState = Literal[
+    "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed"
+]
+
+STANDBY_SECONDS = 3.0
+"""So often a standby asks for the lock."""
+
+SLOW_RETRY_SECONDS = 60.0
+"""So often what does not mend by itself is tried again: an operator may have mended it."""
+
+HEARTBEAT_SECONDS = 15.0
+"""An idle local connection is used so often: it stays open, and a reset made elsewhere is seen."""
+
+_LONGEST_LOCK_NAME = 64
+
+
+def lock_name(database: str) -> str:
+    """The name of the lock that makes a process the only copier of a local database.
+
+    GET_LOCK's names are server-wide, so the schema is in it.
+    """
+    name = f"wpp-sync.{database}"
+    if len(name) <= _LONGEST_LOCK_NAME:
+        return name
+    return "wpp-sync." + hashlib.sha256(name.encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all instances of a process have in common."""
+
+    central: Central
+    migrations: Sequence[Migration]
+    limits: Limits
+    lock_wait_timeout: float
+    backoff_max: float
+    clock: Clock
+    metrics: Metrics
+
+
+class Instance:
+    """One instance in this process."""
+
+    def __init__(self, settings: config.Instance, shared: Shared) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.server = f"local {self.name}"
+        self.state: InstanceState = "starting"
+        self.error: WppSyncError | None = None
+        self.history: tuple[Applied, ...] = ()
+        self.motions: dict[str, Incremental] = {}
+        """The entities that are under way; one that cannot go on is in `entity_errors` instead."""
+
+        self.states: dict[str, State] = {}
+        """The state rows as last read or written."""
+
+        self.entity_errors: dict[str, WppSyncError] = {}
+        self.rows_written = 0
+        self.wake = asyncio.Event()
+        """Set it to have the next pass now."""
+
+        self.listener: Callable[[Committed], None] | None = None
+        """Told of each commit; for progress bars."""
+
+        self._shared = shared
+        self._clock = shared.clock
+        self._metrics = shared.metrics
+        self._log = structlog.get_logger().bind(instance=self.name)
+        self._connection: Connection | None = None
+        self._thread_id = 0
+        self._busy = asyncio.Lock()
+        self._reach: dict[str, Reach] = {}
+        self._retry_at: dict[str, float] = {}
+        self._notes: dict[str, str] = {}
+        self._state_is_old = False
+        self._succeeded_at = self._clock()
+        self._set_state("starting")
+
+    @property
+    def entities(self) -> Mapping[str, Entity]:
+        """The entities that are followed by this instance: incremental and not switched off."""
+        return {
+            name: entity
+            for name, entity in self.settings.entities.items()
+            if entity.enabled and entity.motion == "incremental"
+        }
+
+    @property
+    def opened(self) -> bool:
+        """This process holds the instance's lock and has migrated."""
+        return self._connection is not None and self._connection.usable
+
+    def lag_seconds(self, entity: str) -> float:
+        """How long the first id that is not read yet has been visible; while passes fail, at least
+        the time since the last one that did not. 0 when there is nothing to copy."""
+        motion = self.motions.get(entity)
+        if motion is None or self.error is not None:
+            return max(0.0, self._clock() - self._succeeded_at)
+        return self._shared.central.lag_seconds(motion.plan.entity.central, motion.position)
+
+    def start_over(self) -> None:
+        """The state was changed on purpose: have a pass now that reads it again, and try again now
+        whatever waits for its next try."""
+        self._retry_at.clear()
+        self._state_is_old = True
+        self.wake.set()
+
+    def broke(self, error: BaseException) -> None:
+        """An error that nobody foresaw has ended the loop."""
+        self.error = WppSyncError(
+            f"internal error: {type(error).__name__}: {error}",
+            hint="a bug in wpp-sync: please report it with the log line",
+            code="internal",
+        )
+        self._metrics.errors.labels(self.name, "internal").inc()
+        self._set_state("failed")
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set. The batch that is being written is finished; then it is closed."""
+        backoff = Backoff(1.0, self._shared.backoff_max)
+        try:
+            while not stop.is_set():
+                self.wake.clear()
+                pause = await self._turn(stop, backoff)
+                await wait_first(pause, stop, self.wake)
+        finally:
+            await self.close()
+
+    async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
+        """One pass with all that may come of it; the seconds to wait before the next."""
+        try:
+            result = await self.sync_pass(stop)
+        except StandbyError as error:
+            if self.state != "standby":
+                self._log.info("standby", reason=error.message)
+            self.error = None
+            self._set_state("standby")
+            return jittered(STANDBY_SECONDS)
+        except WppSyncError as error:
+            transient = isinstance(error, TransientError)
+            pause = backoff.next() if transient else jittered(SLOW_RETRY_SECONDS)
+            self._metrics.errors.labels(self.name, error.code).inc()
+            self._set_state("backoff" if transient else "failed")
+            if not transient or backoff.speak() or self.error is None:
+                self._log.error(
+                    "pass failed", code=error.code, error=error.message, hint=error.hint,
+                    failures=backoff.failures, next_try_s=round(pause, 1),
+                )  # fmt: skip
+            if self.error is not None:
+                error.since = self.error.since
+            self.error = error
+            return pause
+        failures = backoff.reset()
+        if failures:
+            self._log.info("recovered", after_errors=failures)
+        return 0.0 if result.moved else jittered(self.settings.poll_interval)
+
+    async def close(self) -> None:
+        """Write what is known, release the lock, close the connection."""
+        async with self._busy:
+            connection, self._connection = self._connection, None
+            motions, self.motions = self.motions, {}
+            if connection is None:
+                return
+            try:
+                for motion in motions.values():
+                    if connection.usable:
+                        await motion.save()
+            except WppSyncError as error:
+                # Nothing is lost by it: the next start looks at a little more once again.
+                self._log.debug("settled id not saved", error=error.message)
+            finally:
+                await connection.close()
+
+    # --- one pass -------------------------------------------------------------------------------
+
+    async def sync_pass(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
+        """One pass over all entities but those to skip.
+
+        Raises StandbyError when another process copies this instance, DatabaseError when a server
+        fails, MigrationError. An entity's own trouble is in the result and in `entity_errors`.
+        """
+        async with self._busy:
+            began = self._clock()
+            try:
+                connection = await self._open()
+                await self._heartbeat(connection)
+                await self._begin_motions(connection, skip)
+                motions = {n: m for n, m in self.motions.items() if n not in skip}
+                result = await run_pass(motions, stop)
+            except BaseException:
+                # In doubt the position is read again, never kept.
+                self.motions.clear()
+                raise
+            self._note_result(result, skip)
+            if result.total:
+                self._metrics.pass_duration.observe(self._clock() - began)
+            return result
+
+    def _note_result(self, result: PassResult, skip: Collection[str]) -> None:
+        for entity in result.moved:
+            self._log.info("state changed by somebody else, starting over", entity=entity)
+            del self.motions[entity]
+        for entity, error in result.errors.items():
+            del self.motions[entity]
+            self._entity_failed(entity, error)
+        for entity, motion in self.motions.items():
+            if entity not in skip:
+                self.states[entity] = motion.state
+                self._gauges(entity, motion)
+                if self.entity_errors.pop(entity, None) is not None:
+                    self._log.info("entity recovered", entity=entity)
+        self._succeeded_at = self._clock()
+        if self.entity_errors:
+            self.error = next(iter(self.entity_errors.values()))
+            self._set_state("failed")
+        else:
+            self.error = None
+            self._metrics.last_success.labels(self.name).set_to_current_time()
+            self._set_state("idle")
+
+    def _entity_failed(self, entity: str, error: WppSyncError) -> None:
+        known = self.entity_errors.get(entity)
+        if known is None or known.message != error.message:
+            self._log.error(
+                "entity failed", entity=entity, code=error.code, error=error.message,
+                hint=error.hint, next_try_s=SLOW_RETRY_SECONDS,
+            )  # fmt: skip
+        else:
+            error.since = known.since
+        self._metrics.errors.labels(self.name, error.code).inc()
+        self.entity_errors[entity] = error
+        self._retry_at[entity] = self._clock() + jittered(SLOW_RETRY_SECONDS)
+
+    def _gauges(self, entity: str, motion: Incremental) -> None:
+        labels = (self.name, entity)
+        self._metrics.last_synced_id.labels(*labels).set(motion.state.last_synced_id)
+        self._metrics.settled_id.labels(*labels).set(motion.settled)
+        self._metrics.lag_rows.labels(*labels).set(motion.lag_rows)
+        self._metrics.lag_seconds.labels(*labels).set(self.lag_seconds(entity))
+
+    def _committed(self, commit: Committed) -> None:
+        """After each local transaction."""
+        if self.state != "syncing":
+            self._set_state("syncing")
+        labels = (self.name, commit.entity)
+        self._metrics.rows.labels(*labels, "upsert").inc(commit.rows)
+        self._metrics.rows.labels(*labels, "delete").inc(commit.deleted)
+        self._metrics.batch_duration.labels(commit.entity).observe(commit.seconds)
+        self.rows_written += commit.rows
+        if commit.late:
+            self._metrics.late_rows.labels(*labels).inc(commit.late)
+            self._log.info("late rows copied", entity=commit.entity, rows=commit.late)
+        motion = self.motions.get(commit.entity)
+        if motion is not None:
+            self.states[commit.entity] = motion.state
+            self._gauges(commit.entity, motion)
+        self._log.debug(
+            "batch", entity=commit.entity, rows=commit.rows, deleted=commit.deleted,
+            seconds=round(commit.seconds, 4), last_synced_id=commit.last_synced_id,
+            settled_id=commit.settled_id,
+        )  # fmt: skip
+        if self.listener is not None:
+            self.listener(commit)
+
+    def _set_state(self, new: InstanceState) -> None:
+        self.state = new
+        self._metrics.state(self.name, new)
+
+    # --- the local connection -------------------------------------------------------------------
+
+    async def _open(self) -> Connection:
+        """The local connection with the lock on it and all migrations in effect."""
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        self.motions.clear()
+        self._connection = None
+        connection = await db.connect(self.settings, self.server, "local")
+        try:
+            await self._lock(connection)
+            await self._migrate(connection)
+            await state.ensure(connection, list(self.entities), f"{self.name} state")
+            self.states = await state.read(connection, f"{self.name} state")
+        except BaseException:
+            connection.discard()
+            raise
+        self._connection = connection
+        self._thread_id = connection.thread_id
+        self._log.info("opened", server=connection.version, migrations=len(self.history))
+        return connection
+
+    async def _lock(self, connection: Connection) -> None:
+        """Become the instance's only copier, or raise StandbyError."""
+        name = lock_name(self.settings.database)
+        note = f"{self.name} lock"
+        for _ in range(20):
+            ((got,),) = await connection.fetch(sql.get_lock(name, note))
+            if got == b"1":
+                return
+            ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
+            if holder is None:
+                continue  # released in between
+            if int(holder) != self._thread_id:
+                raise StandbyError(
+                    f"{self.server}: another wpp-sync holds the lock {name}"
+                    f" (connection {holder.decode()} of that server)",
+                    hint="that process copies this instance; SHOW PROCESSLIST tells where it runs",
+                )
+            # Our own connection of before, whose loss the server has not noticed yet.
+            await connection.execute(sql.kill(self._thread_id, note))
+            await asyncio.sleep(0.05)
+        raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
+
+    async def _migrate(self, connection: Connection) -> None:
+        note = f"{self.name} migrate"
+
+        def on_start(migration: Migration) -> None:
+            self._set_state("migrating")
+            self._log.info("migrating", migration=migration.id)
+
+        def on_done(migration: Migration, already_there: int) -> None:
+            self._metrics.migrations_applied.labels(self.name).inc()
+            self._log.info(
+                "migration applied", migration=migration.id,
+                statements=len(migration.statements), already_there=already_there,
+            )  # fmt: skip
+
+        await runner.apply(
+            connection,
+            self._shared.migrations,
+            lock_wait_timeout=self._shared.lock_wait_timeout,
+            note=note,
+            on_start=on_start,
+            on_done=on_done,
+        )
+        self.history = await runner.history(connection, note)
+
+    async def _heartbeat(self, connection: Connection) -> None:
+        """Keep an idle connection alive, and see a state that somebody else has changed."""
+        idle = asyncio.get_running_loop().time() - connection.used_at
+        if idle < HEARTBEAT_SECONDS and not self._state_is_old:
+            return
+        self._state_is_old = False
+        found = await state.read(connection, f"{self.name} heartbeat")
+        for entity, motion in list(self.motions.items()):
+            now = found.get(entity)
+            if now is None or not now.same(motion.state):
+                self._log.info("state changed by somebody else, starting over", entity=entity)
+                del self.motions[entity]
+
+    async def _begin_motions(self, connection: Connection, skip: Collection[str]) -> None:
+        """Make a motion for each entity that has none: at the start, after an error, a reset."""
+        wanted = [
+            entity
+            for name, entity in self.entities.items()
+            if name not in self.motions
+            and name not in skip
+            and self._retry_at.get(name, float("-inf")) <= self._clock()
+        ]
+        if not wanted:
+            return
+        note = f"{self.name} state"
+        await state.ensure(connection, [entity.name for entity in wanted], note)
+        self.states = await state.read(connection, note)
+        for entity in wanted:
+            try:
+                self.motions[entity.name] = await self._motion(connection, entity)
+            except ENTITY_ERRORS as error:
+                self._entity_failed(entity.name, error)
+
+    async def _motion(self, connection: Connection, entity: Entity) -> Incremental:
+        plan = schema.plan(
+            entity,
+            await self._shared.central.table(entity.central),
+            await schema.read(connection, entity.local, f"{self.name} schema {entity.local}"),
+        )
+        if plan.note and self._notes.get(entity.name) != plan.note:
+            self._notes[entity.name] = plan.note
+            self._log.info("columns left out", entity=entity.name, columns=plan.note)
+        return Incremental(
+            plan,
+            self.name,
+            self.states[entity.name],
+            central=self._shared.central,
+            connection=connection,
+            limits=self._shared.limits,
+            reach=self._reach.setdefault(entity.name, Reach(self._shared.limits)),
+            clock=self._clock,
+            on_commit=self._committed,
+        )

@@ -1,0 +1,69 @@
+"""What is done to an instance's own tables, always inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daemon import sql
+from daemon.db import Connection
+from daemon.schema import Plan
+from daemon.sql import Row, Text, Value
+
+# How much of the server's max_allowed_packet a statement may fill: the frame around the values and
+# the packet's own header need a little.
+_PACKET_SHARE = 0.9
+_STATEMENT_BYTES = 4 << 20
+"""More in one statement is not faster, and the text of it stands in memory beside the rows."""
+
+
+async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: str) -> None:
+    """Insert the rows, or update those whose key stands there already.
+
+    Raises CollisionError (nothing of that statement changed) when a row meets another one through a
+    secondary unique key, RowError when the table refuses a value.
+    """
+    head, tail = sql.upsert_frame(plan.entity.local, plan.local_columns, plan.local_key)
+    head = sql.comment(note) + head
+    room = int(min(_STATEMENT_BYTES, connection.max_packet * _PACKET_SHARE)) - len(head) - len(tail)
+    for values, _ in sql.rows_as_values(rows, plan.binary, max(room, 1)):
+        await connection.execute(b"".join((head, values, tail)))
+
+
+async def keys(
+    connection: Connection, plan: Plan, *, after: int, upto: int, limit: int, note: str
+) -> list[int]:
+    """The keys that stand in the local table with after < key <= upto, in order."""
+    statement = sql.local_keys(
+        plan.entity.local, plan.local_key, after=after, upto=upto, limit=limit, note=note
+    )
+    return [int(key) for (key,) in await connection.fetch(statement) if key is not None]
+
+
+async def holders(
+    connection: Connection, plan: Plan, rows: Sequence[Row], note: str
+) -> frozenset[int]:
+    """The keys of the local rows that hold a unique key's value of one of these rows."""
+    found: set[int] = set()
+    for unique in plan.unique:
+        values: list[tuple[Value, ...]] = []
+        for row in rows:
+            parts = tuple(row[place] for place in unique)
+            if None not in parts:  # NULL is equal to nothing: it collides with nobody
+                values.append(
+                    tuple(
+                        part if plan.pairs[place].binary or part is None else Text(part)
+                        for place, part in zip(unique, parts, strict=True)
+                    )
+                )
+        if values:
+            columns = [plan.pairs[place].local for place in unique]
+            statement = sql.holders(plan.entity.local, plan.local_key, columns, values, note)
+            found.update(int(key) for (key,) in await connection.fetch(statement) if key)
+    return frozenset(found)
+
+
+async def delete(connection: Connection, plan: Plan, keys: Sequence[int], note: str) -> int:
+    """Delete the rows with these keys; how many there were."""
+    if not keys:
+        return 0
+    return await connection.execute(sql.delete_keys(plan.entity.local, plan.local_key, keys, note))

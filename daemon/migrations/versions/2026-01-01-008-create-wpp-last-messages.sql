@@ -1,0 +1,33 @@
+-- description: Create wpp_last_messages, the latest message of each contact
+
+CREATE TABLE wpp_last_messages (
+    id BIGINT NOT NULL,
+    instance VARCHAR(191) NOT NULL,
+    wwebjs_id VARCHAR(191) NULL,
+    wwebjs_id_stanza VARCHAR(191) NULL,
+    waba_id VARCHAR(191) NULL,
+    gupshup_id VARCHAR(191) NULL,
+    gupshup_request_id VARCHAR(191) NULL,
+    `from` VARCHAR(191) NOT NULL,
+    `to` VARCHAR(191) NOT NULL,
+    type VARCHAR(191) NOT NULL,
+    quoted_id BIGINT NULL,
+    chat_id BIGINT NULL,
+    contact_id BIGINT NOT NULL,
+    is_forwarded BOOLEAN NOT NULL DEFAULT FALSE,
+    is_edited BOOLEAN NOT NULL DEFAULT FALSE,
+    body LONGTEXT NULL,
+    timestamp VARCHAR(191) NOT NULL,
+    status_timestamp VARCHAR(191) NULL,
+    sent_at DATETIME(3) NOT NULL,
+    status VARCHAR(50) NOT NULL,
+    file_id INT NULL,
+    file_name LONGTEXT NULL,
+    file_type VARCHAR(191) NULL,
+    file_size VARCHAR(191) NULL,
+    user_id INT NULL,
+    agent_id INT NULL,
+    billing_category VARCHAR(191) NULL,
+    client_id INT NULL,
+    PRIMARY KEY (instance, contact_id)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_unicode_ci;

@@ -1,0 +1,181 @@
+"""What an operator may ask, as plain async functions: the same for the command line, the control
+socket and the tests. Each may be repeated without harm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from daemon import db, sql, state
+from daemon.errors import MissingError, RewoundError, UsageError, WppSyncError
+from daemon.instance import Instance, lock_name
+from daemon.migrations import runner
+from daemon.migrations.runner import Applied
+from daemon.state import State
+from daemon.sync.run import PassResult
+
+ALL = "all"
+
+
+async def get_sync_status(instance: Instance) -> dict[str, Any]:
+    """The migrations and the state of one instance, with the keys that design.md fixes.
+
+    From memory where this process copies the instance, else from its database. Never raises for a
+    database that does not answer: that is what the status then says.
+    """
+    if instance.opened or instance.error is not None:
+        return _status(instance, instance.state, instance.history, instance.states, instance.error)
+    try:
+        return await _status_from_database(instance)
+    except WppSyncError as error:
+        return _status(instance, "failed", (), {}, error)
+
+
+async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
+    """The next pass re-pulls this incremental entity, or `all` of them, from the start.
+
+    Rows stay and are overwritten in place. Safe while a daemon copies: it sees the changed state
+    row and starts over. Returns the entities that were reset; raises UsageError for another one.
+    """
+    return await _reset(instance, entity, resync=False)
+
+
+async def force_full_resync(instance: Instance) -> list[str]:
+    """Everything is copied again, and what central does not have is removed from the local tables.
+
+    The tables stay readable throughout; interrupted, it goes on. Returns the entities.
+    """
+    return await _reset(instance, ALL, resync=True)
+
+
+async def sync_instance(
+    instance: Instance, skip: Collection[str] = (), stop: asyncio.Event | None = None
+) -> PassResult:
+    """One pass now, without the entities to skip.
+
+    Raises UsageError for an unknown entity, StandbyError when another process copies the instance,
+    DatabaseError when a server fails.
+    """
+    check_entities(instance, skip)
+    return await instance.sync_pass(stop or asyncio.Event(), skip)
+
+
+def check_entities(instance: Instance, names: Collection[str]) -> None:
+    """Raise UsageError when one of these is no entity of the instance."""
+    known = instance.settings.entities
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{instance.name} has no entity {', '.join(unknown)}",
+            hint=f"entities: {', '.join(known)}",
+        )
+
+
+def pick(instances: dict[str, Instance], name: str) -> Instance:
+    """The instance of that name; raises UsageError when there is none."""
+    if name not in instances:
+        some = ", ".join(list(instances)[:10]) + (", …" if len(instances) > 10 else "")
+        raise UsageError(f"there is no instance {name!r}", hint=f"instances: {some}")
+    return instances[name]
+
+
+async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
+    followed = list(instance.entities)
+    if entity != ALL and entity not in followed:
+        raise UsageError(
+            f"{instance.name} has no incremental entity {entity!r}",
+            hint=f"one of: {', '.join([*followed, ALL])}",
+        )
+    entities = followed if entity == ALL else [entity]
+    note = f"{instance.name} reset"
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        await state.reset(connection, entities, resync=resync, note=note)
+    except MissingError as error:
+        raise UsageError(
+            f"{instance.server}: nothing was ever synced here, so there is nothing to reset",
+            hint="the first start of the daemon, or `wpp-sync sync`, creates the tables",
+        ) from error
+    finally:
+        await connection.close()
+    instance.start_over()
+    return entities
+
+
+async def _status_from_database(instance: Instance) -> dict[str, Any]:
+    note = f"{instance.name} status"
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        history = await runner.history(connection, note)
+        try:
+            states = await state.read(connection, note)
+        except MissingError:
+            states = {}
+        name = lock_name(instance.settings.database)
+        ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
+    finally:
+        await connection.close()
+    error = None
+    if holder is None:
+        error = WppSyncError(
+            "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
+        )
+    return _status(instance, "standby", history, states, error)
+
+
+def _status(
+    instance: Instance,
+    now: str,
+    history: Sequence[Applied],
+    states: dict[str, State],
+    error: WppSyncError | None,
+) -> dict[str, Any]:
+    return {
+        "instance": instance.name,
+        "state": now,
+        "migrations": [
+            {"id": m.id, "description": m.description, "executed_at": iso(m.executed_at)}
+            for m in history
+        ],
+        "sync_state": [
+            _entity_status(instance, name, states.get(name)) for name in instance.entities
+        ],
+        "rows_written": instance.rows_written,
+        "error": None if error is None else error_object(error),
+    }
+
+
+def _entity_status(instance: Instance, name: str, known: State | None) -> dict[str, Any]:
+    motion = instance.motions.get(name)
+    error = instance.entity_errors.get(name)
+    settled = motion.settled if motion else known.settled if known else 0
+    return {
+        "entity": name,
+        "last_synced_id": known.last_synced_id if known else 0,
+        "last_synced_at": iso(known.last_synced_at) if known else None,
+        "settled_id": settled,
+        "position": motion.position if motion else known.position if known else 0,
+        "head": motion.head if motion else None,
+        "lag_rows": motion.lag_rows if motion else None,
+        "lag_seconds": round(instance.lag_seconds(name), 3) if instance.opened else None,
+        "rewound": isinstance(error, RewoundError),
+        "resync": known.resync if known else False,
+        "quarantined": 0,
+        "error": None if error is None else error_object(error),
+    }
+
+
+def error_object(error: WppSyncError) -> dict[str, str]:
+    """An error as status and control socket show it."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "since": error.since.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def iso(moment: str) -> str | None:
+    """`YYYY-MM-DD HH:MM:SS` in UTC, as the server prints it, as ISO 8601."""
+    return moment.replace(" ", "T") + "Z" if moment else None

@@ -1,0 +1,332 @@
+"""What a table looks like, as information_schema tells it, and what of it is copied.
+
+`read` asks a server; `plan` is pure: from both sides' tables it says which columns are copied and
+how each is read, and it names everything that is left out. A table that cannot be copied without
+losing something is refused with a message that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daemon import sql
+from daemon.db import Connection
+from daemon.entities import Entity
+from daemon.errors import SchemaError
+
+# Types whose text-protocol form is raw bytes, not characters: they go back as binary strings.
+BINARY_TYPES = frozenset(
+    {
+        "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "bit", "vector",
+        "geometry", "point", "linestring", "polygon", "multipoint", "multilinestring",
+        "multipolygon", "geometrycollection", "geomcollection",
+    }
+)  # fmt: skip
+INTEGER_TYPES = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. `type` is the bare type (varchar), `full_type` the whole one (varchar(191))."""
+
+    name: str
+    type: str
+    full_type: str
+    nullable: bool
+    default: str | None
+    extra: str
+    charset: str | None
+
+    @property
+    def generated(self) -> bool:
+        """Computed by the server, so it can be read but not written."""
+        # Not just "GENERATED": MySQL marks an expression default as DEFAULT_GENERATED.
+        return any(
+            word in self.extra
+            for word in ("VIRTUAL GENERATED", "STORED GENERATED", "PERSISTENT GENERATED")
+        )
+
+    @property
+    def fills_itself(self) -> bool:
+        """An INSERT may leave the column out."""
+        return (
+            self.nullable
+            or self.default is not None
+            or self.generated
+            or "auto_increment" in self.extra
+            or "DEFAULT_GENERATED" in self.extra
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One index; `whole` is False where it holds only a prefix of a column."""
+
+    name: str
+    unique: bool
+    columns: tuple[str, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of one server."""
+
+    name: str
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...]
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name; names are compared without case, as MySQL does."""
+        lower = name.lower()
+        return next((c for c in self.columns if c.name.lower() == lower), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One copied column: where it stands, how central is asked for it, how local is told it."""
+
+    local: str
+    central: str
+    expression: str
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one entity is copied between two given tables. The key is the first pair."""
+
+    entity: Entity
+    pairs: tuple[Pair, ...]
+    central_index: str
+    """The central index that a batch walks along."""
+
+    unique: tuple[tuple[int, ...], ...]
+    """The secondary unique keys of the local table, as positions in `pairs`."""
+
+    only_central: tuple[str, ...]
+    only_local: tuple[str, ...]
+
+    @property
+    def central_key(self) -> str:
+        return self.pairs[0].central
+
+    @property
+    def local_key(self) -> str:
+        return self.pairs[0].local
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return tuple(pair.expression for pair in self.pairs)
+
+    @property
+    def local_columns(self) -> tuple[str, ...]:
+        return tuple(pair.local for pair in self.pairs)
+
+    @property
+    def binary(self) -> tuple[bool, ...]:
+        return tuple(pair.binary for pair in self.pairs)
+
+    @property
+    def note(self) -> str:
+        """What is left out, for people; empty when nothing is."""
+        parts = []
+        if self.only_central:
+            parts.append(
+                f"{', '.join(self.only_central)} of central {self.entity.central} not copied:"
+                f" no such column in {self.entity.local}"
+            )
+        if self.only_local:
+            parts.append(
+                f"{', '.join(self.only_local)} of {self.entity.local} not filled:"
+                f" no such column in central {self.entity.central}"
+            )
+        return "; ".join(parts)
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8", "replace")
+
+
+async def read(connection: Connection, table: str, note: str) -> Table | None:
+    """The table as it stands now, or None when there is none (or none that we may see)."""
+    columns = await connection.fetch(sql.table_columns(table, note))
+    if not columns:
+        return None
+    parts = await connection.fetch(sql.table_indexes(table, note))
+    indexes: dict[str, Index] = {}
+    for name, non_unique, column, sub_part in parts:
+        known = indexes.get(_text(name))
+        indexes[_text(name)] = Index(
+            name=_text(name),
+            unique=non_unique == b"0",
+            # A functional key part (MySQL 8) has no column: it can never be matched by name.
+            columns=(*(known.columns if known else ()), _text(column)),
+            whole=(known.whole if known else True) and sub_part is None and column is not None,
+        )
+    return Table(
+        name=table,
+        columns=tuple(
+            Column(
+                name=_text(name),
+                type=_text(kind).lower(),
+                full_type=_text(full_type),
+                nullable=nullable == b"YES",
+                # MariaDB prints a nullable column without a default as the word NULL.
+                default=None if default is None or default == b"NULL" else _text(default),
+                extra=_text(extra),
+                charset=_text(charset) if charset is not None else None,
+            )
+            for name, kind, full_type, nullable, default, extra, charset in columns
+        ),
+        indexes=tuple(indexes.values()),
+    )
+
+
+def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
+    """How `entity` is copied from `central` to `local`; raises SchemaError when it cannot be."""
+    if central is None:
+        raise SchemaError(
+            f"{entity.name}: there is no table {entity.central} in the central database,"
+            " or the account may not see it",
+            hint=f"check central.database, and GRANT SELECT ON {entity.central}",
+        )
+    if local is None:
+        raise SchemaError(
+            f"{entity.name}: there is no table {entity.local} in the local database",
+            hint="a migration creates it; `wpp-sync status` shows which have run",
+        )
+    pairs = _pair_columns(entity, central, local)
+    _refuse_unfillable(entity, central, local, pairs)
+    copied_local = {pair.local for pair in pairs}
+    copied_central = {pair.central for pair in pairs}
+    return Plan(
+        entity=entity,
+        pairs=pairs,
+        central_index=_index_for(entity, central),
+        unique=_secondary_unique_keys(local, pairs),
+        only_central=tuple(
+            c.name for c in central.columns if c.name not in copied_central and not c.generated
+        ),
+        only_local=tuple(
+            c.name for c in local.columns if c.name not in copied_local and not c.generated
+        ),
+    )
+
+
+def _pair_columns(entity: Entity, central: Table, local: Table) -> tuple[Pair, ...]:
+    """The columns that both sides have, the key first."""
+    renamed = {name.lower(): source for name, source in entity.columns.items()}
+    pairs: list[Pair] = []
+    for column in local.columns:
+        source = central.column(renamed.get(column.name.lower(), column.name))
+        if source is not None and not column.generated:
+            pairs.append(_pair(source, column))
+    for name, source_name in entity.columns.items():
+        for table, wanted, side in ((local, name, "local"), (central, source_name, "central")):
+            if table.column(wanted) is None:
+                raise SchemaError(
+                    f"{entity.name}: column {wanted} is missing in {side} {table.name}",
+                    hint=f"the entity's columns map {name} to central {source_name};"
+                    " add the column or change the map",
+                )
+    key = _key_pair(entity, local, pairs)
+    return (key, *(pair for pair in pairs if pair is not key))
+
+
+def _pair(source: Column, column: Column) -> Pair:
+    expression = sql.quote(source.name)
+    if source.type == "float":
+        # The text protocol prints six digits of a FLOAT. As a DOUBLE it prints all that it holds;
+        # times one rather than plus zero, because -0.0 + 0 is 0.0.
+        expression = f"{expression} * 1e0"
+    return Pair(column.name, source.name, expression, source.type in BINARY_TYPES)
+
+
+def _key_pair(entity: Entity, local: Table, pairs: Sequence[Pair]) -> Pair:
+    """The pair whose local column is the primary key and whose central one is the entity's key."""
+    wanted = entity.key[0].lower()
+    primary = next((i for i in local.indexes if i.name == "PRIMARY"), None)
+    if primary is None or len(primary.columns) != 1:
+        raise SchemaError(
+            f"{entity.name}: local {local.name} has no primary key of one column",
+            hint=f"make the column that holds central's {entity.key[0]} the primary key",
+        )
+    for pair in pairs:
+        if pair.central.lower() == wanted and pair.local.lower() == primary.columns[0].lower():
+            return pair
+    raise SchemaError(
+        f"{entity.name}: the primary key {primary.columns[0]} of local {local.name}"
+        f" does not hold the key {entity.key[0]} of central {entity.central}",
+        hint=f"map it: entities.{entity.name}.columns: {{{primary.columns[0]}: {entity.key[0]}}}",
+    )
+
+
+def _refuse_unfillable(entity: Entity, central: Table, local: Table, pairs: Sequence[Pair]) -> None:
+    copied = {pair.local for pair in pairs}
+    unfilled = [c.name for c in local.columns if c.name not in copied and not c.fills_itself]
+    if unfilled:
+        raise SchemaError(
+            f"{entity.name}: {', '.join(unfilled)} of local {local.name} must be filled (NOT NULL"
+            f" without a default), but central {entity.central} has no such column",
+            hint=f"give the column a default, or map it: entities.{entity.name}.columns",
+        )
+    key = central.column(entity.key[0])
+    if key is not None and key.type not in INTEGER_TYPES:
+        raise SchemaError(
+            f"{entity.name}: the key {key.name} of central {central.name} is {key.full_type};"
+            " the incremental motion follows an integer that grows",
+            hint="use motion: whole for this entity",
+        )
+    if entity.instance_column is not None and central.column(entity.instance_column) is None:
+        raise SchemaError(
+            f"{entity.name}: central {central.name} has no column {entity.instance_column},"
+            " which says whose row it is",
+            hint=f"correct entities.{entity.name}.instance_column",
+        )
+
+
+def _index_for(entity: Entity, central: Table) -> str:
+    """The index that yields the instance's rows in key order.
+
+    An index on exactly (instance), or on (instance, key), reads only the instance's own rows:
+    InnoDB ends every secondary index with the primary key. Else the key's own index.
+    """
+    key = entity.key[0].lower()
+    instance = (entity.instance_column or "").lower()
+    primary = next((i for i in central.indexes if i.name == "PRIMARY"), None)
+    key_is_primary = primary is not None and [c.lower() for c in primary.columns] == [key]
+    own = ""
+    for index in central.indexes:
+        columns = tuple(column.lower() for column in index.columns)
+        if not index.whole:
+            continue
+        if columns[:2] == (instance, key) or (columns == (instance,) and key_is_primary):
+            return index.name
+        if columns == (key,) and (index.unique or not own):
+            own = index.name if not key_is_primary else "PRIMARY"
+    if not own:
+        raise SchemaError(
+            f"{entity.name}: central {central.name} has no index on its key {entity.key[0]};"
+            " every poll would read the whole table",
+            hint=f"choose a key that is indexed in entities.{entity.name}.key",
+        )
+    return own
+
+
+def _secondary_unique_keys(local: Table, pairs: Sequence[Pair]) -> tuple[tuple[int, ...], ...]:
+    """Unique keys beside the primary one whose columns are all copied, as positions in `pairs`.
+
+    One with a column that is not copied cannot be looked up from a central row.
+    """
+    position = {pair.local.lower(): number for number, pair in enumerate(pairs)}
+    found = []
+    for index in local.indexes:
+        if not index.unique or index.name == "PRIMARY" or not index.whole:
+            continue
+        places = [position.get(column.lower()) for column in index.columns]
+        known = tuple(place for place in places if place is not None)
+        if len(known) == len(places):
+            found.append(known)
+    return tuple(found)

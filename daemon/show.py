@@ -1,0 +1,83 @@
+"""What the command line shows of a status: tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_COLOURS = {
+    "idle": "green", "syncing": "cyan", "failed": "red", "backoff": "yellow", "standby": "magenta",
+}  # fmt: skip
+
+# Off a terminal nothing is cut: whoever reads the pipe wants it whole.
+_PIPE_WIDTH = 400
+
+
+def status(
+    instances: Sequence[dict[str, Any]], *, live: bool, socket: Path | None, detail: bool
+) -> None:
+    """Print the status; `detail` adds the migrations."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    if not live:
+        console.print(f"no daemon answers at {socket}: read from the databases", markup=False)
+    console.print(overview(instances))
+    for each in instances:
+        for error in _errors(each):
+            console.print(f"{each['instance']}: {error['message']}", markup=False)
+            if error["hint"]:
+                console.print(f"  hint: {error['hint']}", markup=False)
+    if detail:
+        for each in instances:
+            console.print(_history(each))
+
+
+def _errors(each: dict[str, Any]) -> list[dict[str, str]]:
+    found = [each["error"], *(entity["error"] for entity in each["sync_state"])]
+    unique = {error["message"]: error for error in found if error is not None}
+    return list(unique.values())
+
+
+def overview(instances: Sequence[dict[str, Any]]) -> Table:
+    """One line for each entity of each instance."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("instance", "state", "entity"):
+        table.add_column(name, no_wrap=True)
+    for name in ("watermark", "settled", "head", "lag rows", "lag s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("last synced", no_wrap=True)
+    for each in instances:
+        colour = _COLOURS.get(each["state"], "")
+        state = f"[{colour}]{each['state']}[/]" if colour else each["state"]
+        for number, entity in enumerate(each["sync_state"]):
+            table.add_row(
+                escape(each["instance"]) if number == 0 else "",
+                state if number == 0 else "",
+                entity["entity"] + (" (resync)" if entity["resync"] else ""),
+                _number(entity["last_synced_id"]),
+                _number(entity["settled_id"]),
+                _number(entity["head"]),
+                _number(entity["lag_rows"]),
+                "–" if entity["lag_seconds"] is None else f"{entity['lag_seconds']:.1f}",
+                entity["last_synced_at"] or "never",
+            )
+    return table
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _history(each: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("migration", "description", "executed at"):
+        table.add_column(name)
+    for row in each["migrations"]:
+        table.add_row(escape(row["id"]), escape(row["description"]), row["executed_at"] or "")
+    return table

@@ -1,0 +1,299 @@
+"""Every statement of the daemon as text. Pure: nothing here executes anything.
+
+A builder returns a `Statement`; `render` turns it into the bytes that go to the server. Identifiers
+are quoted by `quote` alone, values are written by `literal` alone. Both rest on the session that
+`daemon.db` sets up: utf8mb4, and NO_BACKSLASH_ESCAPES, under which the quote is the only character
+with a meaning inside a string (MySQL manual, "String Literals").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+
+class Text(bytes):
+    """utf8mb4 text as a server printed it: written back as text, not as a binary string."""
+
+
+Value = None | bool | int | str | bytes
+Row = tuple[bytes | None, ...]
+"""A row as a server printed it: text protocol bytes, None for NULL."""
+
+_UNSIGNED = re.compile(r"[^\w .:+-]", re.ASCII)
+
+
+class Statement(NamedTuple):
+    """SQL with `%s` for each value (and `%%` for a percent sign), its values, and who asks."""
+
+    sql: str
+    args: tuple[Value, ...] = ()
+    note: str = ""
+
+
+def quote(identifier: str) -> str:
+    """`identifier` in backticks, and `%` doubled, ready to stand in a Statement.
+
+    Raises ValueError for what no server accepts as a name (empty, over 64 characters, NUL).
+    """
+    if not identifier or len(identifier) > 64 or "\0" in identifier:
+        raise ValueError(f"not a possible name of a table or column: {identifier!r}")
+    return "`" + identifier.replace("`", "``").replace("%", "%%") + "`"
+
+
+def literal(value: Value) -> bytes:
+    """`value` as an SQL literal; str and Text as utf8mb4 text, other bytes as a binary string."""
+    if value is None:
+        return b"NULL"
+    if isinstance(value, bool):
+        return b"1" if value else b"0"
+    if isinstance(value, int):
+        return b"%d" % value
+    if isinstance(value, str):
+        value = Text(value.encode())
+    if isinstance(value, Text):
+        return b"'" + value.replace(b"'", b"''") + b"'"
+    return b"_binary'" + value.replace(b"'", b"''") + b"'"
+
+
+def comment(note: str) -> bytes:
+    """The signature that a DBA reads in the process list: `/* wpp-sync nunes messages */ `.
+
+    Only harmless characters are kept, so that no name can end the comment or begin a hint.
+    """
+    return b"/* wpp-sync " + _UNSIGNED.sub("?", note).encode()[:200] + b" */ "
+
+
+def render(statement: Statement) -> bytes:
+    """The bytes to send. Raises TypeError when the number of values is wrong."""
+    sql = statement.sql.encode() % tuple(literal(arg) for arg in statement.args)
+    return comment(statement.note) + sql
+
+
+def condition(sql: str) -> str:
+    """An operator's own SQL condition, made fit to stand in a Statement."""
+    return "(" + sql.replace("%", "%%") + ")"
+
+
+def names(columns: Iterable[str]) -> str:
+    """Column names, quoted, separated by commas."""
+    return ", ".join(quote(column) for column in columns)
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def rows_as_values(
+    rows: Sequence[Row], binary: Sequence[bool], max_bytes: int
+) -> Iterator[tuple[bytes, int]]:
+    """Rows as the text behind VALUES, in pieces of at most `max_bytes` (a piece has one row at
+    least). Yields (text, number of rows). `binary` tells which columns are byte strings."""
+    prefixes = [b"_binary'" if flag else b"'" for flag in binary]
+    piece: list[bytes] = []
+    size = 0
+    for row in rows:
+        text = (
+            b"("
+            + b",".join(
+                [
+                    b"NULL" if value is None else prefix + value.replace(b"'", b"''") + b"'"
+                    for prefix, value in zip(prefixes, row, strict=True)
+                ]
+            )
+            + b")"
+        )
+        if piece and size + len(text) + 1 > max_bytes:
+            yield b",".join(piece), len(piece)
+            piece, size = [], 0
+        piece.append(text)
+        size += len(text) + 1
+    if piece:
+        yield b",".join(piece), len(piece)
+
+
+def upsert_frame(table: str, columns: Sequence[str], key: str) -> tuple[bytes, bytes]:
+    """What stands before and after the values of an upsert.
+
+    ON DUPLICATE KEY UPDATE fires on *any* unique key (MySQL manual, "INSERT ... ON DUPLICATE KEY
+    UPDATE Statement"). The first assignment keeps it off other rows: where the row that was met has
+    another key, the scalar subquery of two rows fails with error 1242 and nothing is changed. It is
+    evaluated only then, so it costs nothing.
+    """
+    head = f"INSERT INTO {quote(table)} ({names(columns)}) VALUES "
+    guard = (
+        f"{quote(key)} = IF({quote(key)} = VALUES({quote(key)}), {quote(key)},"
+        " (SELECT 1 UNION SELECT 2))"
+    )
+    sets = [f"{quote(c)} = VALUES({quote(c)})" for c in columns if c != key]
+    tail = " ON DUPLICATE KEY UPDATE " + ", ".join([guard, *sets])
+    return head.replace("%%", "%").encode(), tail.replace("%%", "%").encode()
+
+
+# --- central ---------------------------------------------------------------------------------
+
+
+def owner(instance_column: str | None, instance: str, where: str | None) -> Statement:
+    """The condition "this instance's rows that pass the filter".
+
+    Compared twice: as text, so that an index can be used, and byte for byte, because a collation
+    takes `nunes`, `Nunes` and `Núnes` for equal (promise P9).
+    """
+    parts: list[str] = []
+    args: list[Value] = []
+    if instance_column is not None:
+        column = quote(instance_column)
+        parts.append(f"{column} = %s AND CAST(CONVERT({column} USING utf8mb4) AS BINARY) = %s")
+        args += [instance, instance.encode()]
+    if where is not None:
+        parts.append(condition(where))
+    return Statement(" AND ".join(parts) or "1", tuple(args))
+
+
+def head(table: str, key: str, note: str) -> Statement:
+    """The highest visible key of a table, NULL when it is empty: a look at the end of an index."""
+    return Statement(f"SELECT MAX({quote(key)}) FROM {quote(table)}", (), note)
+
+
+def next_auto_increment(table: str, note: str) -> Statement:
+    """The id that the table would hand out next; NULL when it hands out none."""
+    return Statement(
+        "SELECT AUTO_INCREMENT FROM information_schema.TABLES"
+        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
+        (table,),
+        note,
+    )
+
+
+def batch(
+    table: str,
+    expressions: Sequence[str],
+    key: str,
+    index: str,
+    mine: Statement,
+    *,
+    after: int,
+    upto: int,
+    limit: int,
+    note: str,
+) -> Statement:
+    """Rows with after < key <= upto in key order, at most `limit`.
+
+    The index is forced: the optimizer is otherwise free to prefer a secondary index that begins
+    with the instance, and to sort all of the instance's rows for each batch.
+    """
+    return Statement(
+        f"SELECT {', '.join(expressions)} FROM {quote(table)} FORCE INDEX ({quote(index)})"
+        f" WHERE {quote(key)} > %s AND {quote(key)} <= %s AND {mine.sql}"
+        f" ORDER BY {quote(key)} LIMIT %s",
+        (after, upto, *mine.args, limit),
+        note,
+    )
+
+
+def by_keys(
+    table: str,
+    expressions: Sequence[str],
+    key: str,
+    mine: Statement,
+    keys: Sequence[int],
+    note: str,
+) -> Statement:
+    """The rows with these keys, in key order, read in one statement (so from one moment)."""
+    marks = ", ".join(["%s"] * len(keys))
+    return Statement(
+        f"SELECT {', '.join(expressions)} FROM {quote(table)}"
+        f" WHERE {quote(key)} IN ({marks}) AND {mine.sql} ORDER BY {quote(key)}",
+        (*keys, *mine.args),
+        note,
+    )
+
+
+def count(table: str, key: str, mine: Statement, *, after: int, upto: int, note: str) -> Statement:
+    """How many rows lie in after < key <= upto; any index may serve."""
+    return Statement(
+        f"SELECT COUNT(*) FROM {quote(table)}"
+        f" WHERE {quote(key)} > %s AND {quote(key)} <= %s AND {mine.sql}",
+        (after, upto, *mine.args),
+        note,
+    )
+
+
+# --- local -----------------------------------------------------------------------------------
+
+
+def local_keys(table: str, key: str, *, after: int, upto: int, limit: int, note: str) -> Statement:
+    """The keys that stand in a local table with after < key <= upto, in order."""
+    return Statement(
+        f"SELECT {quote(key)} FROM {quote(table)} WHERE {quote(key)} > %s AND {quote(key)} <= %s"
+        f" ORDER BY {quote(key)} LIMIT %s",
+        (after, upto, limit),
+        note,
+    )
+
+
+def holders(
+    table: str,
+    key: str,
+    unique: Sequence[str],
+    values: Sequence[tuple[Value, ...]],
+    note: str,
+) -> Statement:
+    """The keys of the local rows that hold one of these values of a unique key."""
+    row = "(" + ", ".join(["%s"] * len(unique)) + ")"
+    return Statement(
+        f"SELECT {quote(key)} FROM {quote(table)} WHERE ({names(unique)}) IN"
+        f" ({', '.join([row] * len(values))})",
+        tuple(value for group in values for value in group),
+        note,
+    )
+
+
+def delete_keys(table: str, key: str, keys: Sequence[int], note: str) -> Statement:
+    """Delete the rows with these keys."""
+    marks = ", ".join(["%s"] * len(keys))
+    return Statement(
+        f"DELETE FROM {quote(table)} WHERE {quote(key)} IN ({marks})", tuple(keys), note
+    )
+
+
+# --- the instance's lock -----------------------------------------------------------------------
+
+
+def get_lock(name: str, note: str) -> Statement:
+    """Take a named lock for this connection without waiting: 1 taken, 0 held by another."""
+    return Statement("SELECT GET_LOCK(%s, 0)", (name,), note)
+
+
+def lock_holder(name: str, note: str) -> Statement:
+    """The connection id that holds a named lock, and this connection's own."""
+    return Statement("SELECT IS_USED_LOCK(%s), CONNECTION_ID()", (name,), note)
+
+
+def kill(connection_id: int, note: str) -> Statement:
+    """End another connection of the same account."""
+    return Statement(f"KILL CONNECTION {int(connection_id)}", (), note)
+
+
+# --- what a table looks like -------------------------------------------------------------------
+
+
+def table_columns(table: str, note: str) -> Statement:
+    """Name, type, nullability, default, extra and character set of each column, in order."""
+    return Statement(
+        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
+        " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
+        (table,),
+        note,
+    )
+
+
+def table_indexes(table: str, note: str) -> Statement:
+    """Index name, uniqueness and column of each part of each index, in order."""
+    return Statement(
+        "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS"
+        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY INDEX_NAME, SEQ_IN_INDEX",
+        (table,),
+        note,
+    )

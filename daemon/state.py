@@ -1,0 +1,155 @@
+"""`wpp_sync_state`: how far each entity has been synced. This table and nothing else.
+
+A read that fails raises; there is no default. Every writer locks the row and compares it with what
+it read before (`locked`): a reset, an operator's UPDATE or another copier in between makes the
+writer discard what it has, so that nobody's change is overwritten and no old batch gets in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from daemon.db import Connection
+from daemon.errors import StateMovedError
+from daemon.sql import Row, Statement
+
+_COLUMNS = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One row. A new field here is a new column of wpp_sync_state, by a migration."""
+
+    entity: str
+    last_synced_id: int
+    """The watermark: the highest id of the instance that is safely copied."""
+
+    settled_id: int
+    """Up to here every central row of the instance is copied, late ones included."""
+
+    settled_for: int
+    """The watermark that settled_id was written with. Where they differ, somebody else has set the
+    watermark (the table is an interface), and settled_id may claim too much."""
+
+    resync: bool
+    """A full resync is under way: local rows that central does not have are removed."""
+
+    last_synced_at: str
+    """When the row was last written, UTC, `YYYY-MM-DD HH:MM:SS`."""
+
+    @property
+    def settled(self) -> int:
+        """The settled id that may be relied upon."""
+        if self.settled_for == self.last_synced_id:
+            return self.settled_id
+        return min(self.settled_id, self.last_synced_id)
+
+    @property
+    def position(self) -> int:
+        """Where reading goes on after a restart: all below was read, and what lies between
+        `settled` and here is looked at again for late rows."""
+        return max(self.settled, self.last_synced_id)
+
+    def moved(self, *, last_synced_id: int, settled_id: int, resync: bool) -> State:
+        """The row as it is to be written next."""
+        return replace(
+            self,
+            last_synced_id=last_synced_id,
+            settled_id=settled_id,
+            settled_for=last_synced_id,
+            resync=resync,
+        )
+
+    def same(self, other: State) -> bool:
+        """Equal in all but the time of writing."""
+        return replace(self, last_synced_at="") == replace(other, last_synced_at="")
+
+
+def _state(row: Row) -> State:
+    entity, last, settled, settled_for, resync, at = row
+    return State(
+        entity=(entity or b"").decode(),
+        last_synced_id=int(last or 0),
+        settled_id=int(settled or 0),
+        settled_for=int(settled_for or 0),
+        resync=resync not in {None, b"0"},
+        last_synced_at=(at or b"").decode(),
+    )
+
+
+async def read(connection: Connection, note: str) -> dict[str, State]:
+    """All rows, by entity."""
+    rows = await connection.fetch(Statement(f"SELECT {_COLUMNS} FROM wpp_sync_state", (), note))
+    return {state.entity: state for state in map(_state, rows)}
+
+
+async def ensure(connection: Connection, entities: Sequence[str], note: str) -> None:
+    """Make a row for each entity that has none: it has never been synced, or somebody deleted the
+    row, which is a way to ask for everything again."""
+    for entity in entities:
+        await connection.execute(
+            Statement(
+                "INSERT INTO wpp_sync_state (entity) VALUES (%s)"
+                " ON DUPLICATE KEY UPDATE entity = wpp_sync_state.entity,"
+                " last_synced_at = wpp_sync_state.last_synced_at",
+                (entity,),
+                note,
+            )
+        )
+
+
+async def locked(connection: Connection, known: State, note: str) -> None:
+    """Inside a transaction: lock the row and see that it still is what we know.
+
+    Raises StateMovedError when it is not.
+    """
+    rows = await connection.fetch(
+        Statement(
+            f"SELECT {_COLUMNS} FROM wpp_sync_state WHERE entity = %s FOR UPDATE",
+            (known.entity,),
+            note,
+        )
+    )
+    if not rows or not _state(rows[0]).same(known):
+        now = _state(rows[0]).last_synced_id if rows else None
+        raise StateMovedError(
+            f"{known.entity}: the state row was changed by somebody else"
+            f" (watermark {known.last_synced_id}, now {now})",
+            hint="normal after a reset; the entity starts over from the new state",
+        )
+
+
+async def write(connection: Connection, state: State, note: str) -> None:
+    """Inside a transaction, behind `locked`."""
+    await connection.execute(
+        Statement(
+            "UPDATE wpp_sync_state SET last_synced_id = %s, settled_id = %s, settled_for = %s,"
+            " resync = %s, last_synced_at = CURRENT_TIMESTAMP WHERE entity = %s",
+            (
+                state.last_synced_id,
+                state.settled_id,
+                state.settled_for,
+                state.resync,
+                state.entity,
+            ),
+            note,
+        )
+    )
+
+
+async def reset(
+    connection: Connection, entities: Sequence[str], *, resync: bool, note: str
+) -> None:
+    """In one transaction: the next pass re-pulls these entities from the start."""
+    async with connection.transaction():
+        for entity in entities:
+            await connection.execute(
+                Statement(
+                    "INSERT INTO wpp_sync_state (entity, resync) VALUES (%s, %s)"
+                    " ON DUPLICATE KEY UPDATE last_synced_id = 0, settled_id = 0, settled_for = 0,"
+                    " resync = resync OR VALUES(resync), last_synced_at = CURRENT_TIMESTAMP",
+                    (entity, resync),
+                    note,
+                )
+            )

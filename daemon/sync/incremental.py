@@ -1,0 +1,384 @@
+"""The incremental motion: one entity of one instance, following the growing end of a table.
+
+Promise: rows and watermark commit together, the watermark never stands above a row that is not
+copied, and ids that become visible late are copied. All that is held in memory (the position, the
+settled id ahead of what is stored) can be lost at any moment: the next start goes on from the state
+row. After any error a new `Incremental` is made; in doubt the position is read again, never kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from daemon import local, state
+from daemon.aio import Clock, together
+from daemon.central import Central, Page, key_of
+from daemon.db import Connection
+from daemon.errors import RewoundError, TransientError
+from daemon.schema import Plan
+from daemon.sql import Row
+from daemon.state import State
+from daemon.sync.write import write
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds one batch, and so the memory of an instance: about four times `bytes`."""
+
+    rows: int = 2000
+    bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one bounded step did, and whether there is more to do at once."""
+
+    rows: int
+    late: int
+    deleted: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One local transaction, as it is told to metrics, logs and progress bars."""
+
+    entity: str
+    rows: int
+    late: int
+    deleted: int
+    seconds: float
+    last_synced_id: int
+    settled_id: int
+
+
+class Reach:
+    """How much to ask of central at once, learnt from its last answers. Pure.
+
+    The rows of an instance lie thin among those of others: a statement that looks for the next
+    2,000 of them may have to pass millions. `span`, the width of ids that one statement may look
+    at, follows the time that it took; `rows` follows the bytes that came.
+    """
+
+    _FAST = 0.2
+    _SLOW = 1.0
+    _LEAST = 1_000
+    _MOST = 1 << 62
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.span = 100_000
+        self.rows = limits.rows
+
+    def learn(self, page: Page) -> None:
+        """Adjust to what came back."""
+        if page.size >= self._limits.bytes:
+            self.rows = max(1, len(page.rows))
+        elif page.size < self._limits.bytes // 2:
+            self.rows = min(self._limits.rows, self.rows * 2)
+        if page.full:
+            return
+        if page.seconds < self._FAST:
+            self.span = min(self._MOST, self.span * 4)
+        elif page.seconds > self._SLOW:
+            self.span = max(self._LEAST, self.span // 4)
+
+    def shrink(self) -> None:
+        """A statement ran into its time limit."""
+        self.span = max(self._LEAST, self.span // 16)
+
+
+class Incremental:
+    """One entity of one instance."""
+
+    _LOOK_SECONDS = 5.0
+    """So often the unsettled tail is looked at for late rows, before it settles."""
+
+    _LOOK_IDS = 20_000
+    """At most so many ids of it: the newest, where late rows appear."""
+
+    _SAVE_SECONDS = 30.0
+    """So often a settled id that moved without any rows is written."""
+
+    _KEYS = 5_000
+    """Keys compared at once when late rows are looked for."""
+
+    _MISSING = 500
+    """Missing rows fetched at once."""
+
+    _COUNT_SECONDS = 30.0
+    """So often the rows still to be copied are counted, while there are many."""
+
+    _COUNT_IDS = 10_000
+    """A head no further ahead than this is reached before it is worth counting."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        instance: str,
+        known: State,
+        *,
+        central: Central,
+        connection: Connection,
+        limits: Limits,
+        reach: Reach,
+        clock: Clock,
+        on_commit: Callable[[Committed], None],
+    ) -> None:
+        self.plan = plan
+        self.state = known
+        self.position = known.position
+        self.settled = known.settled
+        self.head = known.position
+        self.lag_rows = 0
+        """Rows still to be copied, as last counted, less what was copied since."""
+
+        self._instance = instance
+        self._note = f"{instance} {plan.entity.name}"
+        self._central = central
+        self._connection = connection
+        self._limits = limits
+        self._reach = reach
+        self._clock = clock
+        self._on_commit = on_commit
+        self._resync_until: int | None = None
+        self._looked_at = clock()
+        self._saved_at = clock()
+        self._counted_at = float("-inf")
+
+    # --- the public step ----------------------------------------------------------------------
+
+    async def step(self, stop: asyncio.Event, seconds: float) -> Step:
+        """Copy what is new, then look for what came late; about `seconds` long at the most.
+
+        A stop request ends it after the batch that is being written.
+        """
+        table = self.plan.entity.central
+        head = await self._central.head(table, self.plan.central_key)
+        self.head = head.id
+        if head.id < self.position:
+            await self._refuse_rewound(head.id)
+        if self.state.resync and self._resync_until is None:
+            self._resync_until = head.id
+        deadline = self._clock() + seconds
+        await self._count()
+        rows = await self._copy(head.id, stop, deadline) if head.id > self.position else 0
+        late, deleted = await self._settle(stop, deadline)
+        more = self.position < head.id
+        if not more:
+            self.lag_rows = 0
+        return Step(rows, late, deleted, more)
+
+    async def save(self) -> None:
+        """Write a settled id that moved in memory only; for a graceful stop."""
+        if self.settled > self.state.settled:
+            await self._commit((), self.state.last_synced_id, self.settled)
+
+    # --- new rows -------------------------------------------------------------------------------
+
+    async def _copy(self, upto: int, stop: asyncio.Event, deadline: float) -> int:
+        """Batch after batch up to the head; the next one is read while this one is written."""
+        copied = 0
+        page, sure = await self._read(self.position, upto)
+        while True:
+            last = page.end >= upto or stop.is_set() or self._clock() >= deadline
+            if last:
+                await self._take(page, sure)
+            else:
+                _, following = await together(self._take(page, sure), self._read(page.end, upto))
+            copied += len(page.rows)
+            if last:
+                return copied
+            page, sure = following
+
+    async def _count(self) -> None:
+        """Count what is still to be copied: for the operator's eyes only, so a count that central
+        does not finish in time is given up."""
+        now = self._clock()
+        far = self.head - self.position > self._COUNT_IDS
+        if not far or now - self._counted_at < self._COUNT_SECONDS:
+            return
+        self._counted_at = now
+        try:
+            self.lag_rows = await self._central.count(
+                self.plan, self._instance, after=self.position, upto=self.head
+            )
+        except TransientError:
+            self._counted_at = float("inf")
+
+    async def _read(self, after: int, upto: int) -> tuple[Page, int]:
+        """The next page, and up to where it is known to be complete for good.
+
+        The evidence comes first: what is settled before the statement is sent cannot be added to
+        while it runs.
+        """
+        sure = self._central.settled(self.plan.entity.central)
+        try:
+            page = await self._central.page(
+                self.plan,
+                self._instance,
+                after=after,
+                upto=min(upto, after + self._reach.span),
+                rows=self._reach.rows,
+                max_bytes=self._limits.bytes,
+            )
+        except TransientError:
+            self._reach.shrink()  # perhaps it was too much to look at in one statement's time
+            raise
+        self._reach.learn(page)
+        return page, sure
+
+    async def _take(self, page: Page, sure: int) -> None:
+        """Write a page's rows and move the position over all that it has looked at."""
+        settled = self.settled
+        if settled == page.after and not self.state.resync:
+            # A full resync has to look at both sides of every id: it settles in `_look` alone.
+            settled = max(settled, min(sure, page.end))
+        if page.rows:
+            watermark = max(self.state.last_synced_id, key_of(page.rows[-1]))
+            await self._commit(page.rows, watermark, settled)
+        self.position = page.end
+        self.settled = settled
+        self.lag_rows = max(0, self.lag_rows - len(page.rows))
+
+    # --- late rows ------------------------------------------------------------------------------
+
+    async def _settle(self, stop: asyncio.Event, deadline: float) -> tuple[int, int]:
+        """Look again at what was read before it was settled, and copy what has appeared there.
+
+        Returns how many rows came late, and how many were removed (only during a full resync).
+        """
+        late = deleted = 0
+        if self.settled < self.position:
+            # First the evidence, then the look, then the claim.
+            sure = min(self._central.settled(self.plan.entity.central), self.position)
+            while self.settled < sure and not stop.is_set() and self._clock() < deadline:
+                end, found, gone = await self._look(self.settled, sure, claim=True)
+                self.settled = end
+                late, deleted = late + found, deleted + gone
+            if self._clock() - self._looked_at >= self._LOOK_SECONDS:
+                late += await self._look_at_tail(stop)
+                self._looked_at = self._clock()
+        finished = self._resync_finished()
+        moved = self.settled > self.state.settled
+        if finished or (moved and self._clock() - self._saved_at >= self._SAVE_SECONDS):
+            await self._commit((), self.state.last_synced_id, self.settled, finished=finished)
+        return late, deleted
+
+    async def _look_at_tail(self, stop: asyncio.Event) -> int:
+        late = 0
+        after = max(self.settled, self.position - self._LOOK_IDS)
+        while after < self.position and not stop.is_set():
+            after, found, _ = await self._look(after, self.position, claim=False)
+            late += found
+        return late
+
+    async def _look(self, after: int, upto: int, *, claim: bool) -> tuple[int, int, int]:
+        """Compare the keys of both sides in (after, end]; copy what only central has.
+
+        `claim`: up to `end` no id can be added any more, so the settled id moves there with the
+        rows, and in a full resync what only the local side has is removed. Returns end, the rows
+        copied and the rows removed.
+        """
+        upto = min(upto, after + self._reach.span)
+        theirs = await self._central.keys(
+            self.plan, self._instance, after=after, upto=upto, limit=self._KEYS
+        )
+        end = theirs[-1] if len(theirs) == self._KEYS else upto
+        ours = await local.keys(
+            self._connection, self.plan, after=after, upto=end, limit=self._KEYS, note=self._note
+        )
+        if len(ours) == self._KEYS and ours[-1] < end:
+            end = ours[-1]
+            theirs = [key for key in theirs if key <= end]
+        missing = sorted(set(theirs) - set(ours))
+        extra = sorted(set(ours) - set(theirs)) if claim and self.state.resync else []
+        copied = 0
+        for start in range(0, len(missing), self._MISSING):
+            copied += await self._copy_late(missing[start : start + self._MISSING])
+        if extra:
+            await self._commit(
+                (), self.state.last_synced_id, max(self.settled, after), delete=extra
+            )
+        return end, copied, len(extra)
+
+    async def _copy_late(self, keys: Sequence[int]) -> int:
+        """Fetch and write rows that appeared below the position."""
+        copied = 0
+        while keys:
+            rows, whole = await self._central.rows(
+                self.plan, self._instance, keys, self._limits.bytes
+            )
+            if rows:
+                await self._commit(rows, self.state.last_synced_id, self.settled, late=len(rows))
+                copied += len(rows)
+            if whole or not rows:
+                break
+            reached = key_of(rows[-1])
+            keys = [key for key in keys if key > reached]
+        return copied
+
+    def _resync_finished(self) -> bool:
+        """A full resync ends when all that stood in central at its beginning has settled."""
+        return (
+            self.state.resync
+            and self._resync_until is not None
+            and self.settled >= self._resync_until
+        )
+
+    # --- the one local transaction --------------------------------------------------------------
+
+    async def _commit(
+        self,
+        rows: Sequence[Row],
+        watermark: int,
+        settled: int,
+        *,
+        late: int = 0,
+        delete: Sequence[int] = (),
+        finished: bool = False,
+    ) -> None:
+        """Rows and state, or neither. The state row is locked first and compared: see `state`."""
+        began = self._clock()
+        following = self.state.moved(
+            last_synced_id=watermark,
+            settled_id=settled,
+            resync=self.state.resync and not finished,
+        )
+        async with self._connection.transaction():
+            await state.locked(self._connection, self.state, self._note)
+            if rows:
+                await write(self._connection, self._central, self.plan, self._instance, rows)
+            if delete:
+                await local.delete(self._connection, self.plan, delete, self._note)
+            await state.write(self._connection, following, self._note)
+        self.state = following
+        self._saved_at = self._clock()
+        self._on_commit(
+            Committed(
+                entity=self.plan.entity.name,
+                rows=len(rows),
+                late=late,
+                deleted=len(delete),
+                seconds=self._clock() - began,
+                last_synced_id=watermark,
+                settled_id=settled,
+            )
+        )
+
+    async def _refuse_rewound(self, head: int) -> None:
+        """The head lies below what was read. Rows deleted at the end do that, and harm nothing: the
+        table does not hand out their ids again. A TRUNCATE or a restore does."""
+        table = self.plan.entity.central
+        following = await self._central.next_id(table)
+        if following is not None and following > self.position:
+            return
+        raise RewoundError(
+            f"{self.plan.entity.name}: central {table} ends at id {head} (next id {following}),"
+            f" but {self.position} was read already: the table was truncated or restored, and new"
+            " rows would get ids that count as copied",
+            hint=f"when central is right, run `wpp-sync reset {self._instance}"
+            f" {self.plan.entity.name}`",
+        )

@@ -1,0 +1,70 @@
+"""One pass: every entity of an instance up to the head that stands when its turn comes.
+
+Entities take turns of about a second, so that the first sync of a large one does not keep the
+others' new rows waiting. An entity's own trouble (its schema, its rows) ends its part of the pass
+and nobody else's; trouble with a server ends the pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from daemon.errors import (
+    MissingError,
+    RewoundError,
+    RowError,
+    SchemaError,
+    StateMovedError,
+    WppSyncError,
+)
+from daemon.sync.incremental import Incremental
+
+# What is an entity's own, not its server's.
+ENTITY_ERRORS = (SchemaError, MissingError, RowError, RewoundError)
+
+_TURN_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class PassResult:
+    """What a pass did. `errors`: the entities that could not go on; `moved`: those whose state was
+    changed by somebody else, to be started over."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    late: int = 0
+    deleted: int = 0
+    errors: dict[str, WppSyncError] = field(default_factory=dict)
+    moved: set[str] = field(default_factory=set)
+
+    @property
+    def total(self) -> int:
+        """Rows written, late ones included."""
+        return sum(self.rows.values()) + self.late
+
+
+async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> PassResult:
+    """Bring each of these entities to its head. Raises DatabaseError for a server's trouble."""
+    result = PassResult(rows=dict.fromkeys(motions, 0))
+    turns = dict(motions)
+    while turns and not stop.is_set():
+        for entity, motion in list(turns.items()):
+            if stop.is_set():
+                break
+            try:
+                step = await motion.step(stop, _TURN_SECONDS)
+            except ENTITY_ERRORS as error:
+                result.errors[entity] = error
+                del turns[entity]
+                continue
+            except StateMovedError:
+                result.moved.add(entity)
+                del turns[entity]
+                continue
+            result.rows[entity] += step.rows
+            result.late += step.late
+            result.deleted += step.deleted
+            if not step.more:
+                del turns[entity]
+    return result
