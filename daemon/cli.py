@@ -379,7 +379,7 @@ def demo(seconds: float | None) -> int:
 
     Needs the programs mariadbd, mariadb-install-db and mariadb; touches nothing else.
     """
-    from daemon.demo.show import run_demo
+    from daemon.demo.run import run_demo
 
     return run_demo(seconds)
 

@@ -403,7 +403,7 @@ class _Reader:
 
 def _did_you_mean(word: str, known: Collection[str]) -> str:
     # A near miss is about as long as what was meant; comparing a huge key would only take time.
-    near = difflib.get_close_matches(word, known, 1) if len(word) <= MAX_IDENTIFIER else []
+    near = difflib.get_close_matches(word, known, 1, 0.7) if len(word) <= MAX_IDENTIFIER else []
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -255,6 +255,7 @@ _EXPLANATIONS: Mapping[str, str] = {
     "bool_parsing": "is not true or false",
     "tuple_type": "is not a list",
     "model_type": "must be a mapping (key: value lines)",
+    "dict_type": "must be a mapping (key: value lines)",
     "mapping_type": "must be a mapping (key: value lines)",
 }
 

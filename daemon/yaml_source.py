@@ -284,6 +284,8 @@ class _Builder:
             # Braces and brackets without quotes: `password: {abc}`. Its inside is the secret, so
             # it is not looked into.
             return Located([], line, path)
+        if node.tag not in (f"{_TAG}seq", f"{_TAG}map"):
+            self._problems.add_at(line, path, "has a tag (!…), which is not supported")
         if isinstance(node, yaml.SequenceNode):
             values = [
                 self._value(each, (*path, str(index)), depth + 1)
