@@ -17,6 +17,7 @@ from typing import TypeVar
 from daemon import db, schema, sql
 from daemon.aio import Clock
 from daemon.db import Connection, Pool
+from daemon.errors import DatabaseError
 from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
 from daemon.settle import Head, Heads
@@ -48,6 +49,7 @@ class _Shared:
         self.lock = asyncio.Lock()
         self.heads = Heads(settle)
         self.head: Head | None = None
+        self.failed: tuple[float, DatabaseError] | None = None
         self.table: Table | None = None
         self.table_at = float("-inf")
 
@@ -71,9 +73,17 @@ class Central:
     async def head(self, table: str, key: str) -> Head:
         """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
         shared = self._tables[table]
+        asked_at = self._clock()
         async with shared.lock:
+            if shared.failed is not None and shared.failed[0] >= asked_at:
+                # It failed while we waited: a thousand instances do not try one after the other.
+                raise shared.failed[1]
             if shared.head is None or self._clock() - shared.head.at > self.HEAD_AGE:
-                ((highest,),) = await self._fetch("head", sql.head(table, key, f"head {table}"))
+                try:
+                    ((highest,),) = await self._fetch("head", sql.head(table, key, f"head {table}"))
+                except DatabaseError as error:
+                    shared.failed = (self._clock(), error)
+                    raise
                 shared.head = Head(int(highest or 0), self._clock())
                 shared.heads.observe(shared.head)
             return shared.head

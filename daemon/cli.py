@@ -18,10 +18,12 @@ import click
 from daemon.errors import (
     EXIT_FAILED,
     EXIT_OK,
+    EXIT_UNREACHABLE,
     DaemonUnreachableError,
     StandbyError,
     UsageError,
     WppSyncError,
+    internal,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ def main() -> None:
         # The reader of our output went away (wpp-sync status | head): nothing to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    except Exception as error:  # noqa: BLE001 - no traceback reaches an operator
+        _complain(internal(error))
+        code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
@@ -91,13 +96,11 @@ def _load(context: click.Context, config_path: str | None) -> Config:
     return config.load(config.find(config_path or context.obj, os.environ))
 
 
-def _with_parts(
-    settings: Config, work: Callable[[Parts], Coroutine[Any, Any, T]], level: str = "warning"
-) -> T:
+def _with_parts(settings: Config, work: Callable[[Parts], Coroutine[Any, Any, T]]) -> T:
     """Build the parts in this process, without a daemon, and do one thing with them."""
     from daemon import app, log
 
-    log.set_up("debug" if level == "debug" else "warning", "console")
+    log.silence()
 
     async def do() -> T:
         async with app.parts(settings) as built:
@@ -160,12 +163,7 @@ async def _sync(
     chosen = [operations.pick(built.instances, n) for n in dict.fromkeys(names)] or list(
         built.instances.values()
     )
-    left_out: dict[str, list[str]] = {}
-    for instance in chosen:
-        operations.check_entities(instance, [*skip, *only])
-        left_out[instance.name] = list(skip) or [
-            name for name in instance.settings.entities if only and name not in only
-        ]
+    left_out = {each.name: operations.left_out(each, skip, only) for each in chosen}
     worst = EXIT_OK
     stop = _stop_on_signals()
     for instance in chosen:
@@ -248,9 +246,7 @@ async def _ask_daemon_to_sync(
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @_config_option
 @click.pass_context
-def status(
-    context: click.Context, name: str | None, as_json: bool, config_path: str | None
-) -> None:
+def status(context: click.Context, name: str | None, as_json: bool, config_path: str | None) -> int:
     """How far every instance is: from the running daemon, else from the databases."""
     settings = _load(context, config_path)
     if name is not None and name not in settings.instances:
@@ -267,13 +263,16 @@ def status(
     except DaemonUnreachableError:
         answer = _with_parts(settings, lambda built: _status_without_daemon(built, name))
         live = False
+    instances = [answer] if name else answer["instances"]
+    unreachable = not live and any(each["state"] == "failed" for each in instances)
+    code = EXIT_UNREACHABLE if unreachable else EXIT_OK
     if as_json:
         click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
-        return
+        return code
     from daemon import show
 
-    instances = [answer] if name else answer["instances"]
     show.status(instances, live=live, socket=settings.control.socket, detail=name is not None)
+    return code
 
 
 async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, Any]:

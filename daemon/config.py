@@ -94,8 +94,9 @@ def find(path: str | None, environ: Mapping[str, str]) -> Path:
     another file; `load` says if it is not there. Raises `ConfigError` if nothing was named and
     nothing is found.
     """
-    named = path if path is not None else environ.get(ENVIRONMENT_VARIABLE)
-    if named:
+    if path is not None:
+        return Path(path)
+    if named := environ.get(ENVIRONMENT_VARIABLE):
         return Path(named)
     for place in PLACES:
         if os.path.exists(place):  # False, not an exception, where the directory is closed to us

@@ -159,3 +159,20 @@ class MissingError(DatabaseError):
     """A table or column that a statement names is not there (any more)."""
 
     code = "schema"
+
+
+def internal(error: BaseException) -> WppSyncError:
+    """A bug, told so that it can be reported: what, and the innermost line where it happened."""
+    if isinstance(error, BaseExceptionGroup):
+        return internal(error.exceptions[0])
+    if isinstance(error, WppSyncError):
+        return error
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    return WppSyncError(
+        f"internal error: {type(error).__name__}: {error}{where}",
+        hint="this is a bug in wpp-sync: please report it with this line",
+        code="internal",
+    )

@@ -88,6 +88,9 @@ class Instance:
 
         self.entity_errors: dict[str, WppSyncError] = {}
         self.rows_written = 0
+        self.running = False
+        """This process runs the instance's loop: what is in memory is the truth about it."""
+
         self.wake = asyncio.Event()
         """Set it to have the next pass now."""
 
@@ -137,14 +140,10 @@ class Instance:
         self._state_is_old = True
         self.wake.set()
 
-    def broke(self, error: BaseException) -> None:
+    def broke(self, error: WppSyncError) -> None:
         """An error that nobody foresaw has ended the loop."""
-        self.error = WppSyncError(
-            f"internal error: {type(error).__name__}: {error}",
-            hint="a bug in wpp-sync: please report it with the log line",
-            code="internal",
-        )
-        self._metrics.errors.labels(self.name, "internal").inc()
+        self.error = error
+        self._metrics.errors.labels(self.name, error.code).inc()
         self._set_state("failed")
 
     # --- life -----------------------------------------------------------------------------------
@@ -152,6 +151,7 @@ class Instance:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. The batch that is being written is finished; then it is closed."""
         backoff = Backoff(1.0, self._shared.backoff_max)
+        self.running = True
         try:
             while not stop.is_set():
                 self.wake.clear()
@@ -183,6 +183,9 @@ class Instance:
             if self.error is not None:
                 error.since = self.error.since
             self.error = error
+            for entity in self.entities:
+                lag = self.lag_seconds(entity)
+                self._metrics.lag_seconds.labels(self.name, entity).set(lag)
             return pause
         failures = backoff.reset()
         if failures:

@@ -11,6 +11,11 @@ import structlog
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
+def silence() -> None:
+    """Log nothing: the verbs of the command line say themselves what there is to say."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def set_up(
     level: Literal["debug", "info", "warning", "error"],
     style: Literal["auto", "json", "console"],

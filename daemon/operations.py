@@ -24,7 +24,7 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
     From memory where this process copies the instance, else from its database. Never raises for a
     database that does not answer: that is what the status then says.
     """
-    if instance.opened or instance.error is not None:
+    if instance.running or instance.opened:
         return _status(instance, instance.state, instance.history, instance.states, instance.error)
     try:
         return await _status_from_database(instance)
@@ -70,6 +70,18 @@ def check_entities(instance: Instance, names: Collection[str]) -> None:
             f"{instance.name} has no entity {', '.join(unknown)}",
             hint=f"entities: {', '.join(known)}",
         )
+
+
+def left_out(instance: Instance, skip: Collection[str], only: Collection[str]) -> list[str]:
+    """The entities to skip, from either way to say it. Raises UsageError for unknown ones, and for
+    an `only` of which nothing can be done."""
+    check_entities(instance, [*skip, *only])
+    if only and not set(only) & set(instance.entities):
+        raise UsageError(
+            f"{', '.join(only)}: this version copies only entities with a growing id",
+            hint=f"one of: {', '.join(instance.entities)}",
+        )
+    return list(skip) or [name for name in instance.settings.entities if only and name not in only]
 
 
 def pick(instances: dict[str, Instance], name: str) -> Instance:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import structlog
 
 from daemon.aio import Backoff, wait_first
+from daemon.errors import internal
 from daemon.instance import Instance
 
 
@@ -36,23 +37,10 @@ class Supervisor:
                 await instance.run(stop)
             except Exception as error:  # noqa: BLE001 - the isolation that the class promises
                 pause = backoff.next()
-                instance.broke(error)
+                told = internal(error)
+                instance.broke(told)
                 self._log.error(
-                    "instance loop broke: this is a bug, please report it",
-                    instance=instance.name,
-                    error=f"{type(error).__name__}: {error}",
-                    where=_where(error),
-                    next_try_s=round(pause, 1),
-                )
+                    "instance loop broke", instance=instance.name, error=told.message,
+                    hint=told.hint, next_try_s=round(pause, 1),
+                )  # fmt: skip
                 await wait_first(pause, stop)
-
-
-def _where(error: BaseException) -> str:
-    """The innermost line of ours or of a library's where it happened."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    code = trace.tb_frame.f_code
-    return f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"

@@ -159,7 +159,7 @@ class Incremental:
         head = await self._central.head(table, self.plan.central_key)
         self.head = head.id
         if head.id < self.position:
-            await self._refuse_rewound(head.id)
+            await self._step_back_or_refuse(head.id)
         if self.state.resync and self._resync_until is None:
             self._resync_until = head.id
         deadline = self._clock() + seconds
@@ -368,12 +368,15 @@ class Incremental:
             )
         )
 
-    async def _refuse_rewound(self, head: int) -> None:
+    async def _step_back_or_refuse(self, head: int) -> None:
         """The head lies below what was read. Rows deleted at the end do that, and harm nothing: the
         table does not hand out their ids again. A TRUNCATE or a restore does."""
         table = self.plan.entity.central
         following = await self._central.next_id(table)
         if following is not None and following > self.position:
+            # What is new will lie above the position all the same; so that this is not asked again
+            # at every poll, the position goes back to the head.
+            self.position = head
             return
         raise RewoundError(
             f"{self.plan.entity.name}: central {table} ends at id {head} (next id {following}),"

@@ -793,6 +793,7 @@ def test_the_file_that_was_named_is_taken_at_its_word(
     (tmp_path / "config.yaml").touch()
     environ = {"WPP_SYNC_CONFIG": "/from/environment.yaml"}
     assert config.find("absent.yaml", environ) == Path("absent.yaml")
+    assert config.find("", environ) == Path(), "an unset shell variable names no other file"
     assert config.find(None, environ) == Path("/from/environment.yaml")
     assert config.find(None, {"WPP_SYNC_CONFIG": ""}) == Path("config.yaml")
 
