@@ -129,7 +129,7 @@ class Central:
         )
         async with self._asking("batch") as connection:
             began = self._clock()
-            found, size = await connection.fetch_bounded(statement, max_bytes)
+            found, size = await connection.fetch_bounded(statement, max_bytes, rows)
             seconds = self._clock() - began
         full = len(found) >= rows or size >= max_bytes
         end = key_of(found[-1]) if full and found else upto
@@ -166,8 +166,8 @@ class Central:
             f"{instance} {plan.entity.name} rows",
         )
         async with self._asking("rows") as connection:
-            found, size = await connection.fetch_bounded(statement, max_bytes)
-        return found, size < max_bytes
+            found, size = await connection.fetch_bounded(statement, max_bytes, len(keys))
+        return found, size < max_bytes or len(found) == len(keys)
 
     async def count(self, plan: Plan, instance: str, *, after: int, upto: int) -> int:
         """How many rows the instance has in (after, upto]."""

@@ -202,10 +202,12 @@ class Connection:
             await cursor.close()
         return rows
 
-    async def fetch_bounded(self, statement: Statement, max_bytes: int) -> tuple[list[Row], int]:
+    async def fetch_bounded(
+        self, statement: Statement, max_bytes: int, limit: int
+    ) -> tuple[list[Row], int]:
         """The first rows of a result, until they hold `max_bytes`; and how many bytes they hold.
 
-        Where the result is longer, the connection is closed instead of read to the end: the
+        The statement yields at most `limit` rows. Where it is cut before, the connection is closed instead of read to the end: the
         protocol has no way to ask a server to stop, and the rest may be gigabytes.
         """
         rows: list[Row] = []
@@ -214,7 +216,7 @@ class Connection:
         async with self._guarded("default"):
             cursor = self._raw.cursor(SSCursor)
             await cursor.execute(text)
-            while size < max_bytes:
+            while size < max_bytes or len(rows) >= limit:
                 row = await cursor.fetchone()
                 if row is None:
                     await cursor.close()

@@ -84,11 +84,9 @@ def names(columns: Iterable[str]) -> str:
 # --- rows ------------------------------------------------------------------------------------
 
 
-def rows_as_values(
-    rows: Sequence[Row], binary: Sequence[bool], max_bytes: int
-) -> Iterator[tuple[bytes, int]]:
+def rows_as_values(rows: Sequence[Row], binary: Sequence[bool], max_bytes: int) -> Iterator[bytes]:
     """Rows as the text behind VALUES, in pieces of at most `max_bytes` (a piece has one row at
-    least). Yields (text, number of rows). `binary` tells which columns are byte strings."""
+    least). `binary` tells which columns are byte strings."""
     prefixes = [b"_binary'" if flag else b"'" for flag in binary]
     piece: list[bytes] = []
     size = 0
@@ -104,12 +102,12 @@ def rows_as_values(
             + b")"
         )
         if piece and size + len(text) + 1 > max_bytes:
-            yield b",".join(piece), len(piece)
+            yield b",".join(piece)
             piece, size = [], 0
         piece.append(text)
         size += len(text) + 1
     if piece:
-        yield b",".join(piece), len(piece)
+        yield b",".join(piece)
 
 
 def upsert_frame(table: str, columns: Sequence[str], key: str) -> tuple[bytes, bytes]:

@@ -75,7 +75,8 @@ class Reach:
     def learn(self, page: Page) -> None:
         """Adjust to what came back."""
         if page.size >= self._limits.bytes:
-            self.rows = max(1, len(page.rows))
+            # A little less than what fitted: a result that is cut costs its connection.
+            self.rows = max(1, len(page.rows) * 3 // 4)
         elif page.size < self._limits.bytes // 2:
             self.rows = min(self._limits.rows, self.rows * 2)
         if page.full:

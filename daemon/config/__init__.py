@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from daemon.config_models import (
+from daemon.config.models import (
     Central,
     Config,
     Control,
@@ -33,10 +33,10 @@ from daemon.config_models import (
     Sync,
     Tls,
 )
-from daemon.config_values import MAX_IDENTIFIER, explain, identifier_problem, text_problem
+from daemon.config.values import MAX_IDENTIFIER, explain, identifier_problem, text_problem
+from daemon.config.yaml_source import Located, Problems, dotted, fill, merge, read
 from daemon.entities import CATALOGUE, Entity
 from daemon.errors import ConfigError
-from daemon.yaml_source import Located, Problems, dotted, fill, merge, read
 
 __all__ = [
     "Central",

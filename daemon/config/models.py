@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from daemon.config_values import (
+from daemon.config.values import (
     AbsoluteSocketPath,
     BatchBytes,
     Directory,

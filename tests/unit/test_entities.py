@@ -1,0 +1,96 @@
+"""The catalogue: what is copied by default, from where to where."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import cast
+
+import pytest
+from pydantic import ValidationError
+
+from daemon.entities import CATALOGUE, Entity
+
+
+@pytest.mark.parametrize(
+    ("name", "central", "local", "motion", "key"),
+    [
+        ("messages", "messages", "wpp_messages", "incremental", ("id",)),
+        ("chats", "chats", "wpp_chats", "incremental", ("id",)),
+        ("contacts", "contacts", "wpp_contacts", "whole", ("id",)),
+        (
+            "contact_sectors",
+            "contacts_sectors",
+            "wpp_contact_sectors",
+            "whole",
+            ("contactId", "sectorId"),
+        ),
+        ("schedules", "schedules", "wpp_schedules", "whole", ("id",)),
+    ],
+)
+def test_the_catalogue(
+    name: str, central: str, local: str, motion: str, key: tuple[str, ...]
+) -> None:
+    entity = CATALOGUE[name]
+
+    assert entity.name == name
+    assert (entity.central, entity.local, entity.motion, entity.key) == (
+        central,
+        local,
+        motion,
+        key,
+    )
+    assert entity.enabled
+    assert entity.where is None
+
+
+def test_there_are_no_others() -> None:
+    assert list(CATALOGUE) == ["messages", "chats", "contacts", "contact_sectors", "schedules"]
+
+
+def test_the_columns_that_have_another_name() -> None:
+    assert {name: dict(e.columns) for name, e in CATALOGUE.items() if e.columns} == {
+        "chats": {"original_id": "id"},
+        "contact_sectors": {"contact_id": "contactId", "sector_id": "sectorId"},
+    }
+
+
+def test_every_entity_but_the_one_that_follows_its_contact_says_whose_it_is() -> None:
+    owners = {name: entity.instance_column for name, entity in CATALOGUE.items()}
+
+    assert owners.pop("contact_sectors") is None
+    assert set(owners.values()) == {"instance"}
+
+
+def test_an_incremental_entity_has_exactly_one_key_column() -> None:
+    for entity in CATALOGUE.values():
+        assert entity.motion == "whole" or len(entity.key) == 1
+
+
+def test_no_two_entities_share_a_local_table() -> None:
+    tables = [entity.local for entity in CATALOGUE.values()]
+
+    assert len(set(tables)) == len(tables)
+
+
+def test_the_catalogue_and_its_entities_cannot_be_changed() -> None:
+    """Instances share them: a change for one would be a change for all."""
+    with pytest.raises(TypeError):
+        cast(MutableMapping[str, Entity], CATALOGUE)["messages"] = CATALOGUE["chats"]
+    with pytest.raises(ValidationError, match="frozen"):
+        CATALOGUE["messages"].local = "other"
+
+
+def test_an_unknown_key_of_an_entity_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="tabel"):
+        Entity.model_validate(
+            {"name": "a", "central": "a", "local": "b", "motion": "whole", "key": ["id"],
+             "tabel": 1}
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("motion", ["Incremental", "", "both", None])
+def test_there_are_two_motions(motion: object) -> None:
+    with pytest.raises(ValidationError, match="motion"):
+        Entity.model_validate(
+            {"name": "a", "central": "a", "local": "b", "motion": motion, "key": ["id"]}
+        )
