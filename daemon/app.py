@@ -21,7 +21,7 @@ from daemon.instance import Instance, Shared
 from daemon.metrics import Metrics
 from daemon.migrations import files
 from daemon.migrations.files import Migration
-from daemon.settle import TIMED_DEFAULT
+from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
 
@@ -48,8 +48,8 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     migrations = files.discover(directories)
     metrics = Metrics(VERSION)
     pool = Pool(config.central, "central", "central", config.central.max_connections)
-    settle = TIMED_DEFAULT if config.sync.settle == "auto" else config.sync.settle
-    central = Central(pool, settle=settle, clock=time.monotonic, metrics=metrics)
+    rule = Rule.of(config.sync.settle)
+    central = Central(pool, rule=rule, clock=time.monotonic, metrics=metrics)
     shared = Shared(
         central=central,
         migrations=migrations,

@@ -14,13 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from daemon import db, schema, sql
+from daemon import db, evidence, schema, sql
 from daemon.aio import Clock
 from daemon.db import Connection, Pool
 from daemon.errors import DatabaseError
+from daemon.evidence import Validity
 from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
-from daemon.settle import Head, Heads
+from daemon.settle import Head, Rule, Settling
 from daemon.sql import Row, Statement
 
 T = TypeVar("T")
@@ -45,9 +46,11 @@ class Page:
 class _Shared:
     """What is known of one central table."""
 
-    def __init__(self, settle: float) -> None:
+    def __init__(self, rule: Rule) -> None:
         self.lock = asyncio.Lock()
-        self.heads = Heads(settle)
+        self.settling = Settling(rule)
+        self.looked_at = float("-inf")
+        self.unfinished = False
         self.head: Head | None = None
         self.failed: tuple[float, DatabaseError] | None = None
         self.table: Table | None = None
@@ -60,15 +63,28 @@ class Central:
     HEAD_AGE = 0.1
     """A head this many seconds old is as good as a new one: what is newer comes with the next."""
 
+    LOOK_AGE = 1.0
+    """So often rows in flight are looked for, while anything is unsettled."""
+
+    LOOK_SECONDS = 0.25
+    """So long one such look takes at the most; what is left is looked at with the next."""
+
+    ROLES_AGE = 60.0
+    """So long it is believed that the server is (not) a primary."""
+
     TABLE_AGE = 10.0
     """So long a table's definition is shared; who finds it stale asks again afterwards."""
 
-    def __init__(self, pool: Pool, *, settle: float, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, *, rule: Rule, clock: Clock, metrics: Metrics) -> None:
         self.database = pool.database
+        self.rule = rule
         self._pool = pool
         self._clock = clock
         self._metrics = metrics
-        self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(settle))
+        self._roles_lock = asyncio.Lock()
+        self._validity = Validity(False, "not asked yet")
+        self._validity_at = float("-inf")
+        self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(rule))
 
     async def head(self, table: str, key: str) -> Head:
         """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
@@ -80,22 +96,71 @@ class Central:
                 raise shared.failed[1]
             if shared.head is None or self._clock() - shared.head.at > self.HEAD_AGE:
                 try:
-                    ((highest,),) = await self._fetch("head", sql.head(table, key, f"head {table}"))
+                    ((highest, server_at),) = await self._fetch("head", sql.head(table, key, f"head {table}"))
                 except DatabaseError as error:
                     shared.failed = (self._clock(), error)
                     raise
-                shared.head = Head(int(highest or 0), self._clock())
-                shared.heads.observe(shared.head)
+                shared.head = Head(int(highest or 0), self._clock(), float(server_at or 0))
+                shared.settling.saw_head(shared.head)
             return shared.head
 
-    def settled(self, table: str) -> int:
-        """Up to this id no transaction can add an id to the table any more."""
-        return self._tables[table].heads.settled(self._clock())
+    async def settled(self, table: str, key: str, floor: int) -> int:
+        """Up to this id no transaction can add an id to the table any more, for a caller that knows
+        it up to `floor`. Costs a bounded look at the newest ids, shared by all who ask."""
+        shared = self._tables[table]
+        async with shared.lock:
+            now = self._clock()
+            if now - shared.looked_at >= self.LOOK_AGE or shared.unfinished:
+                shared.looked_at = now
+                await self._look(shared, table, key, floor)
+            return shared.settling.sure(floor)
 
-    def lag_seconds(self, table: str, position: int) -> float:
-        """How long an id above `position` has been visible; 0 when there is none."""
-        since = self._tables[table].heads.waiting_since(position)
-        return 0.0 if since is None else max(0.0, self._clock() - since)
+    def settled_so_far(self, table: str, floor: int) -> int:
+        """As `settled`, from what is known already."""
+        return self._tables[table].settling.sure(floor)
+
+    async def _look(self, shared: _Shared, table: str, key: str, floor: int) -> None:
+        """Gather evidence: first the transactions, then the rows in flight."""
+        settling = shared.settling
+        if settling.wants_writers() and (await self.validity()).exact:
+            async with self._asking("transactions") as connection:
+                writers = await evidence.writers(connection, self._clock)
+            if writers is not None:
+                settling.saw_writers(writers)
+        deadline = self._clock() + self.LOOK_SECONDS
+        window = settling.question(floor, self._clock())
+        while window is not None and self._clock() < deadline:
+            async with self._asking("in_flight") as connection:
+                looked_to, found = await evidence.in_flight(connection, table, key, window)
+            settling.answer(window, looked_to, found, self._clock())
+            window = None if found else settling.question(floor, self._clock())
+        shared.unfinished = window is not None
+        since = settling.in_flight[1] if settling.in_flight else None
+        self._metrics.oldest_in_flight.labels(table).set(
+            0.0 if since is None else self._clock() - since
+        )
+
+    async def validity(self) -> Validity:
+        """Whether the server's list of transactions counts as exact evidence, and why (not);
+        asked again now and then, because a failover changes it."""
+        async with self._roles_lock:
+            if self._clock() - self._validity_at > self.ROLES_AGE:
+                async with self._asking("roles") as connection:
+                    self._validity = await evidence.validity(connection)
+                self._validity_at = self._clock()
+            return self._validity
+
+    def settle_words(self) -> str:
+        """Which rule of settling is in force and why, for people; as last seen."""
+        timed = f"an id settles {self.rule.timed:g} s after it was seen" if self.rule.timed else ""
+        if not self.rule.exact:
+            return f"timed: {timed} (sync.settle)"
+        valid = self._validity
+        if valid.exact:
+            return f"exact: {valid.reason}" + (f"; at the latest {timed}" if timed else "")
+        if timed:
+            return f"timed: {timed}; not exact, because {valid.reason}"
+        return f"none: sync.settle asks for exact, but {valid.reason}; nothing settles"
 
     async def table(self, name: str) -> Table | None:
         """What the table looks like; None when there is none that we may see."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from daemon import config, db, schema
+from daemon import db, schema
 from daemon.central import Central
 from daemon.entities import Entity
 from daemon.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, DatabaseError, WppSyncError
@@ -49,7 +49,6 @@ async def run(
     central: Central,
     instances: Mapping[str, Instance],
     migrations: tuple[Migration, ...],
-    settle: str,
 ) -> AsyncIterator[Finding]:
     """Everything that was looked at, as it is found."""
     entities = {
@@ -60,7 +59,6 @@ async def run(
     tables: dict[str, Table | None] = {}
     async for finding in _central(central, list(entities.values()), tables):
         yield finding
-    yield Finding("ok", "central", f"settling: {settle}")
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(instance: Instance) -> list[Finding]:
@@ -93,6 +91,12 @@ async def _central(
     except WppSyncError as error:
         yield _failed("central", error)
         return
+    try:
+        await central.validity()
+        level: Level = "note" if central.rule.timed is None else "ok"
+        yield Finding(level, "central", f"settling: {central.settle_words()}")
+    except WppSyncError as error:
+        yield _failed("central", error)
     for entity in entities:
         if entity.central in tables:
             continue
@@ -239,9 +243,3 @@ def access_of(explained: str) -> tuple[str, str]:
     except ValueError:
         found = {}
     return str(found.get("access_type", "unknown")), str(found.get("key", ""))
-
-
-def settle_words(settle: config.Sync) -> str:
-    """Which rule of settling is in force, in words."""
-    seconds = 60.0 if settle.settle == "auto" else float(settle.settle)
-    return f"timed: an id is settled {seconds:g} s after a head above it was seen"

@@ -28,6 +28,7 @@ from daemon.errors import (
 
 if TYPE_CHECKING:
     from daemon.app import Parts
+    from daemon.client import Client
     from daemon.config import Config
     from daemon.instance import Instance
 
@@ -326,21 +327,109 @@ def _change(
     body: dict[str, str],
     work: Callable[[Instance, str], Coroutine[Any, Any, list[str]]],
 ) -> None:
-    """Through the daemon when one runs; else straight on the state rows, which any daemon that
-    copies this instance sees before it writes again."""
+    """Without a daemon straight on the state rows, which any daemon that copies this instance
+    elsewhere sees before it writes again."""
+    settings = _load(context, config_path)
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        return {verb: await work(instance, body.get("entity", ""))}
+
+    done = _ask_or_do(
+        settings, name, lambda c, path: c.post(f"{path}/{verb}", body, timeout=60.0), do
+    )[verb]
+    click.echo(f"{name}  {verb}: {', '.join(done)}; the next pass starts from the beginning")
+
+
+# --- quarantine --------------------------------------------------------------------------------
+
+
+@cli.command("quarantine")
+@click.argument("name", metavar="INSTANCE")
+@click.argument("action", type=click.Choice(["list", "retry", "discard"]), default="list")
+@click.argument("keys", metavar="[ID]...", nargs=-1, type=int)
+@click.option("--entity", metavar="ENTITY", help="Only this entity's rows (discard).")
+@click.option("--json", "as_json", is_flag=True, help="For machines (list).")
+@_config_option
+@click.pass_context
+def quarantine_(
+    context: click.Context,
+    name: str,
+    action: str,
+    keys: tuple[int, ...],
+    entity: str | None,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """The rows that the local tables refuse: list them, try them again, or give them up.
+
+    \b
+    Examples:
+      wpp-sync quarantine nunes
+      wpp-sync quarantine nunes retry
+      wpp-sync quarantine nunes discard --entity messages 4711 4712
+    """
+    if (keys or entity) and action != "discard":
+        raise click.UsageError("ids and --entity go with discard")
+    if keys and entity is None:
+        raise click.UsageError("ids need their --entity")
+    settings = _load(context, config_path)
+    if action == "list":
+        rows = _ask_or_do(
+            settings, name, lambda c, path: c.get(f"{path}/quarantine"), _list_quarantine
+        )["rows"]
+        if as_json:
+            click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+            return
+        from daemon import show
+
+        show.quarantine(rows)
+    elif action == "retry":
+        left = _ask_or_do(
+            settings, name, lambda c, path: c.post(f"{path}/quarantine/retry", {}), _retry
+        )["left"]
+        click.echo(f"{name}  tried again; {left:,} rows are left in quarantine")
+    else:
+        body = {"entity": entity, "ids": list(keys)} if entity else {}
+
+        async def discard(instance: Instance) -> dict[str, Any]:
+            from daemon import operations
+
+            return {"discarded": await operations.discard_quarantine(instance, entity, keys)}
+
+        done = _ask_or_do(
+            settings, name, lambda c, path: c.post(f"{path}/quarantine/discard", body), discard
+        )["discarded"]
+        click.echo(f"{name}  {done:,} rows given up")
+
+
+async def _list_quarantine(instance: Instance) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from daemon import operations
+
+    return {"rows": [asdict(entry) for entry in await operations.list_quarantine(instance)]}
+
+
+async def _retry(instance: Instance) -> dict[str, Any]:
+    from daemon import operations
+
+    return {"left": await operations.retry_quarantine(instance)}
+
+
+def _ask_or_do(
+    settings: Config,
+    name: str,
+    ask: Callable[[Client, str], Coroutine[Any, Any, dict[str, Any]]],
+    do: Callable[[Instance], Coroutine[Any, Any, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Through the daemon when one runs, else in this process."""
     from daemon import operations
     from daemon.client import Client, instance_path
 
-    settings = _load(context, config_path)
     try:
-        client = Client(settings.control.socket)
-        done = asyncio.run(client.post(instance_path(name, verb), body, timeout=60.0))[verb]
+        return asyncio.run(ask(Client(settings.control.socket), instance_path(name)))
     except DaemonUnreachableError:
-        done = _with_parts(
-            settings,
-            lambda built: work(operations.pick(built.instances, name), body.get("entity", "")),
-        )
-    click.echo(f"{name}  {verb}: {', '.join(done)}; the next pass starts from the beginning")
+        return _with_parts(settings, lambda built: do(operations.pick(built.instances, name)))
 
 
 # --- check, demo, version ----------------------------------------------------------------------
@@ -360,8 +449,7 @@ async def _check(built: Parts) -> int:
     from daemon import check as checks
 
     findings = []
-    words = checks.settle_words(built.config.sync)
-    async for finding in checks.run(built.central, built.instances, built.migrations, words):
+    async for finding in checks.run(built.central, built.instances, built.migrations):
         findings.append(finding)
         click.echo(f"{finding.level:<5} {finding.where}  {finding.text}")
         if finding.hint:

@@ -207,8 +207,9 @@ class Connection:
     ) -> tuple[list[Row], int]:
         """The first rows of a result, until they hold `max_bytes`; and how many bytes they hold.
 
-        The statement yields at most `limit` rows. Where it is cut before, the connection is closed instead of read to the end: the
-        protocol has no way to ask a server to stop, and the rest may be gigabytes.
+        The statement yields at most `limit` rows. Where it is cut before, the connection is closed
+        instead of read to the end: the protocol has no way to ask a server to stop, and the rest
+        may be gigabytes.
         """
         rows: list[Row] = []
         size = 0

@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ class ControlApi:
                 web.post(f"{one}/sync", self._sync),
                 web.post(f"{one}/reset", self._reset),
                 web.post(f"{one}/resync", self._resync),
+                web.get(f"{one}/quarantine", self._quarantine),
+                web.post(f"{one}/quarantine/retry", self._retry),
+                web.post(f"{one}/quarantine/discard", self._discard),
             ]
         )
         return app
@@ -116,6 +120,26 @@ class ControlApi:
         done = await operations.force_full_resync(instance)
         self._metrics.resets.labels("control").inc()
         return _json({"resync": done})
+
+    async def _quarantine(self, request: web.Request) -> web.Response:
+        found = await operations.list_quarantine(self._pick(request))
+        return _json({"rows": [asdict(entry) for entry in found]})
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        instance = self._pick(request)
+        await _body(request, set())
+        return _json({"left": await operations.retry_quarantine(instance, self._stop)})
+
+    async def _discard(self, request: web.Request) -> web.Response:
+        instance = self._pick(request)
+        body = await _body(request, {"entity", "ids"})
+        entity, ids = body.get("entity"), body.get("ids", [])
+        known = isinstance(entity, str | None) and isinstance(ids, list)
+        if not known or not all(type(key) is int for key in ids) or (ids and entity is None):
+            raise UsageError(
+                "which rows?", hint='{"entity": "messages", "ids": [7]}; without ids all of them'
+            )
+        return _json({"discarded": await operations.discard_quarantine(instance, entity, ids)})
 
 
 async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:

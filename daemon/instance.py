@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,13 +22,15 @@ from daemon.aio import Backoff, Clock, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
-from daemon.errors import StandbyError, TransientError, WppSyncError
+from daemon.errors import DatabaseError, StandbyError, TransientError, WppSyncError
 from daemon.metrics import Metrics
 from daemon.migrations import runner
 from daemon.migrations.files import Migration
 from daemon.migrations.runner import Applied
 from daemon.state import State
+from daemon.sync import quarantine
 from daemon.sync.incremental import Committed, Incremental, Limits, Reach
+from daemon.sync.quarantine import Strikes
 from daemon.sync.run import ENTITY_ERRORS, PassResult, run_pass
 
 InstanceState = Literal[
@@ -87,6 +90,9 @@ class Instance:
         """The state rows as last read or written."""
 
         self.entity_errors: dict[str, WppSyncError] = {}
+        self.quarantined: dict[str, int] = {}
+        """Rows in quarantine, by entity, as last known."""
+
         self.rows_written = 0
         self.running = False
         """This process runs the instance's loop: what is in memory is the truth about it."""
@@ -105,10 +111,12 @@ class Instance:
         self._thread_id = 0
         self._busy = asyncio.Lock()
         self._reach: dict[str, Reach] = {}
+        self._strikes: dict[str, Strikes] = {}
         self._retry_at: dict[str, float] = {}
         self._notes: dict[str, str] = {}
         self._state_is_old = False
-        self._succeeded_at = self._clock()
+        self._began_at = self._clock()
+        self._caught_up_at: dict[str, float] = {}
         self._set_state("starting")
 
     @property
@@ -125,13 +133,29 @@ class Instance:
         """This process holds the instance's lock and has migrated."""
         return self._connection is not None and self._connection.usable
 
+    @property
+    def settling(self) -> str:
+        """Which rule of settling is in force, and why, in words."""
+        return self._shared.central.settle_words()
+
+    async def learn_settling(self) -> None:
+        """Ask central what rule can be in force; the answer stands in `settling`."""
+        with suppress(DatabaseError):  # then it says that it is not known
+            await self._shared.central.validity()
+
     def lag_seconds(self, entity: str) -> float:
-        """How long the first id that is not read yet has been visible; while passes fail, at least
-        the time since the last one that did not. 0 when there is nothing to copy."""
+        """How long ago the entity had last reached the head: at most so old is the first row that
+        is not copied yet. 0 when it has reached it; while passes fail it grows."""
         motion = self.motions.get(entity)
-        if motion is None or self.error is not None:
-            return max(0.0, self._clock() - self._succeeded_at)
-        return self._shared.central.lag_seconds(motion.plan.entity.central, motion.position)
+        if motion is None or self.error is not None or motion.position < motion.head:
+            return max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
+        return 0.0
+
+    def retry_quarantine(self) -> None:
+        """Try the quarantined rows again with the next pass, and have that now."""
+        for motion in self.motions.values():
+            motion.retry_at = self._clock()
+        self.start_over()
 
     def start_over(self) -> None:
         """The state was changed on purpose: have a pass now that reads it again, and try again now
@@ -244,10 +268,11 @@ class Instance:
         for entity, motion in self.motions.items():
             if entity not in skip:
                 self.states[entity] = motion.state
+                if motion.position >= motion.head:
+                    self._caught_up_at[entity] = self._clock()
                 self._gauges(entity, motion)
                 if self.entity_errors.pop(entity, None) is not None:
                     self._log.info("entity recovered", entity=entity)
-        self._succeeded_at = self._clock()
         if self.entity_errors:
             self.error = next(iter(self.entity_errors.values()))
             self._set_state("failed")
@@ -274,6 +299,8 @@ class Instance:
         self._metrics.last_synced_id.labels(*labels).set(motion.state.last_synced_id)
         self._metrics.settled_id.labels(*labels).set(motion.settled)
         self._metrics.lag_rows.labels(*labels).set(motion.lag_rows)
+        self._metrics.quarantined_rows.labels(*labels).set(len(motion.quarantined))
+        self.quarantined[entity] = len(motion.quarantined)
         self._metrics.lag_seconds.labels(*labels).set(self.lag_seconds(entity))
 
     def _committed(self, commit: Committed) -> None:
@@ -288,6 +315,11 @@ class Instance:
         if commit.late:
             self._metrics.late_rows.labels(*labels).inc(commit.late)
             self._log.info("late rows copied", entity=commit.entity, rows=commit.late)
+        if commit.refused:
+            self._log.error(
+                "rows quarantined", entity=commit.entity, rows=commit.refused,
+                hint=f"wpp-sync quarantine {self.name} list",
+            )  # fmt: skip
         motion = self.motions.get(commit.entity)
         if motion is not None:
             self.states[commit.entity] = motion.state
@@ -422,6 +454,8 @@ class Instance:
             connection=connection,
             limits=self._shared.limits,
             reach=self._reach.setdefault(entity.name, Reach(self._shared.limits)),
+            strikes=self._strikes.setdefault(entity.name, Strikes()),
+            quarantined=await quarantine.keys(connection, entity.name, f"{self.name} quarantine"),
             clock=self._clock,
             on_commit=self._committed,
         )

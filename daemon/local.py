@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from daemon import sql
 from daemon.db import Connection
+from daemon.errors import RowError
 from daemon.schema import Plan
 from daemon.sql import Row, Text, Value
 
@@ -26,8 +27,19 @@ async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: 
     head, tail = sql.upsert_frame(plan.entity.local, plan.local_columns, plan.local_key)
     head = sql.comment(note) + head
     room = int(min(_STATEMENT_BYTES, connection.max_packet * _PACKET_SHARE)) - len(head) - len(tail)
+    limit = int(connection.max_packet * _PACKET_SHARE)
     for values in sql.rows_as_values(rows, plan.binary, max(room, 1)):
-        await connection.execute(b"".join((head, values, tail)))
+        statement = b"".join((head, values, tail))
+        if len(statement) > limit:
+            # Sent, it would cost the connection, and with it the lock and the transaction.
+            raise RowError(
+                connection.name,
+                1153,
+                f"a row of {len(statement):,} bytes exceeds max_allowed_packet"
+                f" ({connection.max_packet:,})",
+                hint="raise max_allowed_packet on the local server",
+            )
+        await connection.execute(statement)
 
 
 async def keys(

@@ -55,6 +55,9 @@ class Metrics:
         self.lag_seconds = Gauge(
             "wpp_sync_lag_seconds", "Age of the first central id not read yet.", each, registry=r
         )
+        self.quarantined_rows = Gauge(
+            "wpp_sync_quarantined_rows", "Rows that the local table refuses.", each, registry=r
+        )
         self.last_success = Gauge(
             "wpp_sync_last_success_timestamp_seconds",
             "When a pass last ended without an error.",
@@ -72,6 +75,12 @@ class Metrics:
             "wpp_sync_instance_state", "1 for the state it is in.", ["wpp_instance", "state"],
             registry=r,
         )  # fmt: skip
+        self.oldest_in_flight = Gauge(
+            "wpp_sync_oldest_in_flight_seconds",
+            "How long the lowest id in flight in a central table has been so; 0 when none is.",
+            ["table"],
+            registry=r,
+        )
         self.central_queries = Counter(
             "wpp_sync_central_queries", "Statements sent to central.", ["kind"], registry=r
         )
@@ -96,7 +105,7 @@ class Metrics:
         """Remove every series of an instance that is gone."""
         for metric in (
             self.rows, self.late_rows, self.last_synced_id, self.settled_id, self.lag_rows,
-            self.lag_seconds, self.last_success, self.errors, self.migrations_applied,
-            self.instance_state,
+            self.lag_seconds, self.quarantined_rows, self.last_success, self.errors,
+            self.migrations_applied, self.instance_state,
         ):  # fmt: skip
             metric.remove_by_labels({"wpp_instance": instance})

@@ -4,15 +4,19 @@ socket and the tests. Each may be repeated without harm."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from daemon import db, sql, state
+from daemon.db import Connection
 from daemon.errors import MissingError, RewoundError, UsageError, WppSyncError
 from daemon.instance import Instance, lock_name
 from daemon.migrations import runner
 from daemon.migrations.runner import Applied
 from daemon.state import State
+from daemon.sync import quarantine
+from daemon.sync.quarantine import Entry
 from daemon.sync.run import PassResult
 
 ALL = "all"
@@ -27,6 +31,7 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
     if instance.running or instance.opened:
         return _status(instance, instance.state, instance.history, instance.states, instance.error)
     try:
+        await instance.learn_settling()
         return await _status_from_database(instance)
     except WppSyncError as error:
         return _status(instance, "failed", (), {}, error)
@@ -47,6 +52,42 @@ async def force_full_resync(instance: Instance) -> list[str]:
     The tables stay readable throughout; interrupted, it goes on. Returns the entities.
     """
     return await _reset(instance, ALL, resync=True)
+
+
+async def list_quarantine(instance: Instance, limit: int = 1000) -> list[Entry]:
+    """The rows that the local tables refuse, with the reasons. Raises UsageError when nothing was
+    ever synced there."""
+    async with _connected(instance, "quarantine") as (connection, note):
+        return await quarantine.entries(connection, limit, note)
+
+
+async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None) -> int:
+    """Try the quarantined rows again, with a pass; how many are left."""
+    instance.retry_quarantine()
+    await instance.sync_pass(stop or asyncio.Event())
+    return sum(instance.quarantined.values())
+
+
+async def discard_quarantine(
+    instance: Instance, entity: str | None = None, keys: Collection[int] = ()
+) -> int:
+    """Give rows up: take them out of the quarantine without having copied them. Returns how many.
+
+    All of them, those of one entity, or of that those with these keys.
+    """
+    if entity is not None:
+        check_entities(instance, [entity])
+    async with _connected(instance, "quarantine") as (connection, note):
+        chosen = [
+            entry
+            for entry in await quarantine.entries(connection, quarantine.MOST_ROWS * 10, note)
+            if entity in {None, entry.entity} and (not keys or entry.id in keys)
+        ]
+        for name in {entry.entity for entry in chosen}:
+            ids = [entry.id for entry in chosen if entry.entity == name]
+            await quarantine.release(connection, name, ids, note)
+    instance.retry_quarantine()  # so that it counts what is left
+    return len(chosen)
 
 
 async def sync_instance(
@@ -100,19 +141,25 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
             hint=f"one of: {', '.join([*followed, ALL])}",
         )
     entities = followed if entity == ALL else [entity]
-    note = f"{instance.name} reset"
+    async with _connected(instance, "reset") as (connection, note):
+        await state.reset(connection, entities, resync=resync, note=note)
+    instance.start_over()
+    return entities
+
+
+@asynccontextmanager
+async def _connected(instance: Instance, verb: str) -> AsyncIterator[tuple[Connection, str]]:
+    """A connection of its own beside the one that copies: nothing waits for a pass to end."""
     connection = await db.connect(instance.settings, instance.server, "local")
     try:
-        await state.reset(connection, entities, resync=resync, note=note)
+        yield connection, f"{instance.name} {verb}"
     except MissingError as error:
         raise UsageError(
-            f"{instance.server}: nothing was ever synced here, so there is nothing to reset",
+            f"{instance.server}: nothing was ever synced here, so there is nothing to {verb}",
             hint="the first start of the daemon, or `wpp-sync sync`, creates the tables",
         ) from error
     finally:
         await connection.close()
-    instance.start_over()
-    return entities
 
 
 async def _status_from_database(instance: Instance) -> dict[str, Any]:
@@ -122,8 +169,9 @@ async def _status_from_database(instance: Instance) -> dict[str, Any]:
         history = await runner.history(connection, note)
         try:
             states = await state.read(connection, note)
+            instance.quarantined = await quarantine.counts(connection, note)
         except MissingError:
-            states = {}
+            states = {}  # a database that no version of this daemon has migrated yet
         name = lock_name(instance.settings.database)
         ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
     finally:
@@ -154,6 +202,7 @@ def _status(
             _entity_status(instance, name, states.get(name)) for name in instance.entities
         ],
         "rows_written": instance.rows_written,
+        "settling": instance.settling,
         "error": None if error is None else error_object(error),
     }
 
@@ -173,7 +222,7 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "lag_seconds": round(instance.lag_seconds(name), 3) if instance.opened else None,
         "rewound": isinstance(error, RewoundError),
         "resync": known.resync if known else False,
-        "quarantined": 0,
+        "quarantined": instance.quarantined.get(name, 0),
         "error": None if error is None else error_object(error),
     }
 

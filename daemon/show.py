@@ -18,13 +18,18 @@ _COLOURS = {
 _PIPE_WIDTH = 400
 
 
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
 def status(
     instances: Sequence[dict[str, Any]], *, live: bool, socket: Path | None, detail: bool
 ) -> None:
     """Print the status; `detail` adds the migrations."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = _console()
     if not live:
         console.print(f"no daemon answers at {socket}: read from the databases", markup=False)
     console.print(overview(instances))
@@ -35,6 +40,7 @@ def status(
                 console.print(f"  hint: {error['hint']}", markup=False)
     if detail:
         for each in instances:
+            console.print(f"settling: {each['settling']}", markup=False)
             console.print(_history(each))
 
 
@@ -81,3 +87,17 @@ def _history(each: dict[str, Any]) -> Table:
     for row in each["migrations"]:
         table.add_row(escape(row["id"]), escape(row["description"]), row["executed_at"] or "")
     return table
+
+
+def quarantine(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows in quarantine."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("entity", "id", "error", "tries", "first", "last", "message"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(
+            row["entity"], str(row["id"]), str(row["errno"]), str(row["tries"]),
+            row["first_tried_at"], row["last_tried_at"], escape(row["message"]),
+        )  # fmt: skip
+    console = _console()
+    console.print(table if rows else "nothing in quarantine")

@@ -149,8 +149,63 @@ def owner(instance_column: str | None, instance: str, where: str | None) -> Stat
 
 
 def head(table: str, key: str, note: str) -> Statement:
-    """The highest visible key of a table, NULL when it is empty: a look at the end of an index."""
-    return Statement(f"SELECT MAX({quote(key)}) FROM {quote(table)}", (), note)
+    """The highest visible key of a table, NULL when it is empty (a look at the end of an index),
+    and the server's clock in seconds."""
+    return Statement(
+        f"SELECT MAX({quote(key)}), UNIX_TIMESTAMP(SYSDATE(6)) FROM {quote(table)}", (), note
+    )
+
+
+def oldest_writer(first_read_only: int) -> Statement:
+    """When the oldest transaction started that has written or waits to, in seconds of the server's
+    clock; NULL when there is none. Prepared XA transactions count, whoever began them.
+
+    A transaction that has not written yet has the id 0, or one of at least `first_read_only`; while
+    it waits for a lock it counts all the same: its INSERT may hold an id already.
+    """
+    return Statement(
+        "SELECT UNIX_TIMESTAMP(MIN(trx_started)) FROM information_schema.INNODB_TRX"
+        " WHERE trx_state = 'LOCK WAIT' OR trx_rows_modified > 0"
+        " OR (trx_id <> '0' AND CAST(trx_id AS UNSIGNED) < %s)",
+        (first_read_only,),
+        "transactions",
+    )
+
+
+def applier_threads() -> Statement:
+    """How many threads apply another server's changes here; needs PROCESS to be true."""
+    return Statement(
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST"
+        " WHERE COMMAND IN ('Slave_SQL', 'Slave_worker', 'Slave_IO', 'Replica_SQL')"
+        " OR (USER = 'system user' AND COMMAND <> 'Daemon')",
+        (),
+        "roles",
+    )
+
+
+def server_roles() -> Statement:
+    """The server's settings that say whether it alone gives out ids."""
+    return Statement(
+        "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'read_only',"
+        " 'super_read_only', 'group_replication_group_name')",
+        (),
+        "roles",
+    )
+
+
+def next_read_uncommitted(note: str) -> Statement:
+    """The next statement of this connection reads what is not committed, too."""
+    return Statement("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED", (), note)
+
+
+def all_keys(table: str, key: str, *, after: int, upto: int, limit: int, note: str) -> Statement:
+    """Everybody's keys with after < key <= upto, in order, at most `limit`."""
+    return Statement(
+        f"SELECT {quote(key)} FROM {quote(table)} WHERE {quote(key)} > %s AND {quote(key)} <= %s"
+        f" ORDER BY {quote(key)} LIMIT %s",
+        (after, upto, limit),
+        note,
+    )
 
 
 def next_auto_increment(table: str, note: str) -> Statement:

@@ -9,7 +9,7 @@ row. After any error a new `Incremental` is made; in doubt the position is read 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from daemon import local, state
@@ -20,7 +20,9 @@ from daemon.errors import RewoundError, TransientError
 from daemon.schema import Plan
 from daemon.sql import Row
 from daemon.state import State
-from daemon.sync.write import write
+from daemon.sync import quarantine
+from daemon.sync.quarantine import Strikes
+from daemon.sync.write import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Committed:
     rows: int
     late: int
     deleted: int
+    refused: int
     seconds: float
     last_synced_id: int
     settled_id: int
@@ -107,7 +110,10 @@ class Incremental:
     """Keys compared at once when late rows are looked for."""
 
     _MISSING = 500
-    """Missing rows fetched at once."""
+    """Missing or quarantined rows fetched at once."""
+
+    _RETRY_SECONDS = 600.0
+    """So often the quarantined rows are tried again; at the start of a motion they are, too."""
 
     _COUNT_SECONDS = 30.0
     """So often the rows still to be copied are counted, while there are many."""
@@ -125,6 +131,8 @@ class Incremental:
         connection: Connection,
         limits: Limits,
         reach: Reach,
+        strikes: Strikes,
+        quarantined: set[int],
         clock: Clock,
         on_commit: Callable[[Committed], None],
     ) -> None:
@@ -136,7 +144,16 @@ class Incremental:
         self.lag_rows = 0
         """Rows still to be copied, as last counted, less what was copied since."""
 
+        self.quarantined = quarantined
+        """The keys of the rows in quarantine."""
+
+        self.retry_at = clock()
+        """When the quarantined rows are tried again."""
+
+        self._writer = Writer(connection, central, plan, instance, strikes)
+        self._patient_writer = Writer(connection, central, plan, instance, Strikes(most=None))
         self._instance = instance
+        self._entity = plan.entity.name
         self._note = f"{instance} {plan.entity.name}"
         self._central = central
         self._connection = connection
@@ -166,6 +183,8 @@ class Incremental:
         deadline = self._clock() + seconds
         await self._count()
         rows = await self._copy(head.id, stop, deadline) if head.id > self.position else 0
+        if self.quarantined and self._clock() >= self.retry_at and not stop.is_set():
+            await self._retry(stop)
         late, deleted = await self._settle(stop, deadline)
         more = self.position < head.id
         if not more:
@@ -215,7 +234,7 @@ class Incremental:
         The evidence comes first: what is settled before the statement is sent cannot be added to
         while it runs.
         """
-        sure = self._central.settled(self.plan.entity.central)
+        sure = self._central.settled_so_far(self.plan.entity.central, self.settled)
         try:
             page = await self._central.page(
                 self.plan,
@@ -254,7 +273,7 @@ class Incremental:
         late = deleted = 0
         if self.settled < self.position:
             # First the evidence, then the look, then the claim.
-            sure = min(self._central.settled(self.plan.entity.central), self.position)
+            sure = min(await self._sure(), self.position)
             while self.settled < sure and not stop.is_set() and self._clock() < deadline:
                 end, found, gone = await self._look(self.settled, sure, claim=True)
                 self.settled = end
@@ -267,6 +286,11 @@ class Incremental:
         if finished or (moved and self._clock() - self._saved_at >= self._SAVE_SECONDS):
             await self._commit((), self.state.last_synced_id, self.settled, finished=finished)
         return late, deleted
+
+    async def _sure(self) -> int:
+        """Up to here no transaction can add an id any more."""
+        entity = self.plan.entity
+        return await self._central.settled(entity.central, self.plan.central_key, self.settled)
 
     async def _look_at_tail(self, stop: asyncio.Event) -> int:
         late = 0
@@ -294,7 +318,7 @@ class Incremental:
         if len(ours) == self._KEYS and ours[-1] < end:
             end = ours[-1]
             theirs = [key for key in theirs if key <= end]
-        missing = sorted(set(theirs) - set(ours))
+        missing = sorted(set(theirs) - set(ours) - self.quarantined)
         extra = sorted(set(ours) - set(theirs)) if claim and self.state.resync else []
         copied = 0
         for start in range(0, len(missing), self._MISSING):
@@ -321,6 +345,26 @@ class Incremental:
             keys = [key for key in keys if key > reached]
         return copied
 
+    # --- quarantine -----------------------------------------------------------------------------
+
+    async def _retry(self, stop: asyncio.Event) -> None:
+        """Try the quarantined rows once more; those that central no longer has are let go."""
+        self.retry_at = self._clock() + self._RETRY_SECONDS
+        waiting = sorted(await quarantine.keys(self._connection, self._entity, self._note))
+        self.quarantined = set(waiting)
+        while waiting and not stop.is_set():
+            some = waiting[: self._MISSING]
+            rows, whole = await self._central.rows(
+                self.plan, self._instance, some, self._limits.bytes
+            )
+            reached = some[-1] if whole or not rows else key_of(rows[-1])
+            looked_at = {key for key in some if key <= reached}
+            await self._commit(
+                rows, self.state.last_synced_id, self.settled, retried=True,
+                release=looked_at - {key_of(row) for row in rows},
+            )  # fmt: skip
+            waiting = [key for key in waiting if key > reached]
+
     def _resync_finished(self) -> bool:
         """A full resync ends when all that stood in central at its beginning has settled."""
         return (
@@ -339,6 +383,8 @@ class Incremental:
         *,
         late: int = 0,
         delete: Sequence[int] = (),
+        release: Collection[int] = (),
+        retried: bool = False,
         finished: bool = False,
     ) -> None:
         """Rows and state, or neither. The state row is locked first and compared: see `state`."""
@@ -350,19 +396,27 @@ class Incremental:
         )
         async with self._connection.transaction():
             await state.locked(self._connection, self.state, self._note)
-            if rows:
-                await write(self._connection, self._central, self.plan, self._instance, rows)
+            writer = self._patient_writer if retried else self._writer
+            refusals = await writer.write(rows) if rows else []
+            refused = {refusal.key for refusal in refusals}
+            if len(self.quarantined | refused) > quarantine.MOST_ROWS:
+                raise quarantine.note_full(self._entity)
+            await quarantine.put(self._connection, self._entity, refusals, self._note)
+            taken = self.quarantined & ({key_of(row) for row in rows} - refused | set(release))
+            await quarantine.release(self._connection, self._entity, taken, self._note)
             if delete:
                 await local.delete(self._connection, self.plan, delete, self._note)
             await state.write(self._connection, following, self._note)
+        self.quarantined = (self.quarantined | refused) - taken
         self.state = following
         self._saved_at = self._clock()
         self._on_commit(
             Committed(
                 entity=self.plan.entity.name,
-                rows=len(rows),
+                rows=len(rows) - len(refused),
                 late=late,
                 deleted=len(delete),
+                refused=len(refused),
                 seconds=self._clock() - began,
                 last_synced_id=watermark,
                 settled_id=settled,

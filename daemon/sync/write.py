@@ -1,14 +1,19 @@
-"""Rows into a local table so that no row ever gets another one's values.
+"""Rows into a local table so that no row ever gets another one's values, and none is cut.
 
 Central has the same unique keys, so a local row that holds a new row's key is stale: central has
 deleted it or has given it another value since. The stale rows and the new ones are read again from
 central in one statement (one moment, so they cannot contradict each other), the stale ones are
 deleted, and all are inserted, within the caller's transaction: readers see all of it or nothing.
+
+A row that the table refuses for its own values is found by halving, and returned for the
+quarantine; the others go in. A statement that fails changes nothing (InnoDB rolls the statement
+back, MySQL manual, "InnoDB Error Handling"), so no savepoint is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from daemon import local
 from daemon.central import Central, key_of
@@ -16,6 +21,7 @@ from daemon.db import DUPLICATE_KEY, Connection
 from daemon.errors import CollisionError, RowError, TransientError
 from daemon.schema import Plan
 from daemon.sql import Row
+from daemon.sync.quarantine import Refusal, Strikes
 
 # A batch that collides is halved until the part that does is this small: what is read again to
 # resolve it stays small, too.
@@ -25,51 +31,81 @@ _ROUNDS = 16
 _RESOLVE_BYTES = 256 << 20
 
 
-async def write(
-    connection: Connection, central: Central, plan: Plan, instance: str, rows: Sequence[Row]
-) -> None:
-    """Upsert the rows, inside the caller's transaction.
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes one entity's rows, always inside the caller's transaction."""
 
-    Raises RowError when the table refuses a row for its own values, TransientError when central
-    changed again and again meanwhile.
-    """
-    note = f"{instance} {plan.entity.name}"
-    try:
-        await local.upsert(connection, plan, rows, note)
-        return
-    except CollisionError:
-        pass
-    except RowError as error:
-        if error.errno not in DUPLICATE_KEY:
-            raise
-    if len(rows) > _RESOLVE_ROWS:
+    connection: Connection
+    central: Central
+    plan: Plan
+    instance: str
+    strikes: Strikes
+
+    async def write(self, rows: Sequence[Row]) -> list[Refusal]:
+        """Upsert the rows; returns those that the table refuses.
+
+        Raises SchemaError when it refuses all, TransientError when central changed again and again
+        meanwhile, DatabaseError for a server's trouble.
+        """
+        try:
+            await self._upsert(rows)
+            return []
+        except CollisionError:
+            collided = True
+        except RowError as error:
+            collided = error.errno in DUPLICATE_KEY
+            if not collided and len(rows) == 1:
+                return [self._refuse(rows[0], error)]
+        if collided and len(rows) <= _RESOLVE_ROWS:
+            return await self._resolve(rows)
         middle = len(rows) // 2
-        await write(connection, central, plan, instance, rows[:middle])
-        await write(connection, central, plan, instance, rows[middle:])
-    else:
-        await _resolve(connection, central, plan, instance, rows)
+        return await self.write(rows[:middle]) + await self.write(rows[middle:])
 
+    async def _upsert(self, rows: Sequence[Row]) -> None:
+        note = f"{self.instance} {self.plan.entity.name}"
+        await local.upsert(self.connection, self.plan, rows, note)
+        self.strikes.taken()
 
-async def _resolve(
-    connection: Connection, central: Central, plan: Plan, instance: str, rows: Sequence[Row]
-) -> None:
-    note = f"{instance} {plan.entity.name} collision"
-    keys = {key_of(row) for row in rows}
-    fresh: Sequence[Row] = rows
-    for _ in range(_ROUNDS):
-        stale = await local.holders(connection, plan, fresh, note) - keys
-        keys |= stale
-        fresh, whole = await central.rows(plan, instance, sorted(keys), _RESOLVE_BYTES)
-        if not whole:
-            raise TransientError(
-                connection.name, 1206, f"{plan.entity.name}: colliding rows exceed 256 MiB"
+    def _refuse(self, row: Row, error: RowError | CollisionError) -> Refusal:
+        refusal = Refusal(key_of(row), error.errno, error.message)
+        self.strikes.refused(self.plan.entity.name, refusal)
+        return refusal
+
+    async def _resolve(self, rows: Sequence[Row]) -> list[Refusal]:
+        """Make way for rows whose unique keys stale rows hold."""
+        name = self.plan.entity.name
+        note = f"{self.instance} {name} collision"
+        keys = {key_of(row) for row in rows}
+        fresh: Sequence[Row] = rows
+        for _ in range(_ROUNDS):
+            stale = await local.holders(self.connection, self.plan, fresh, note) - keys
+            keys |= stale
+            fresh, whole = await self.central.rows(
+                self.plan, self.instance, sorted(keys), _RESOLVE_BYTES
             )
-        if not stale:
-            break
-    else:
-        raise TransientError(
-            connection.name, 1205, f"{plan.entity.name}: unique keys keep moving; trying again"
-        )
-    await local.delete(connection, plan, sorted(keys), note)
-    if fresh:
-        await local.upsert(connection, plan, fresh, note)
+            if not whole:
+                raise TransientError(
+                    self.connection.name, 1206, f"{name}: colliding rows exceed 256 MiB"
+                )
+            if not stale:
+                break
+        else:
+            raise TransientError(
+                self.connection.name, 1205, f"{name}: unique keys keep moving; trying again"
+            )
+        await local.delete(self.connection, self.plan, sorted(keys), note)
+        return await self._insert(fresh)
+
+    async def _insert(self, rows: Sequence[Row]) -> list[Refusal]:
+        """Rows for which the way is free: what still collides is refused. (The local table's keys
+        are stricter than central's, by a collation, say.)"""
+        if not rows:
+            return []
+        try:
+            await self._upsert(rows)
+            return []
+        except (CollisionError, RowError) as error:
+            if len(rows) == 1:
+                return [self._refuse(rows[0], error)]
+        middle = len(rows) // 2
+        return await self._insert(rows[:middle]) + await self._insert(rows[middle:])

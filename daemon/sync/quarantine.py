@@ -1,0 +1,134 @@
+"""Rows that a local table refuses, kept with the reason instead of being cut, skipped or lost.
+
+A refused row is written down in the transaction that moves the watermark past it. It is tried again
+when the entity starts (after a migration, that is) and at a slow interval; once the table takes it,
+or central no longer has it, it leaves the quarantine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from daemon.db import Connection
+from daemon.errors import SchemaError
+from daemon.sql import Statement
+
+# As many rows may lie in quarantine; more means that the table is wrong, not the rows.
+MOST_ROWS = 10_000
+
+# So many refusals without one row taken in between mean that the table takes none at all.
+MOST_STRIKES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that the local server would not take, and why."""
+
+    key: int
+    errno: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of wpp_sync_quarantine; times are UTC, `YYYY-MM-DD HH:MM:SS`."""
+
+    entity: str
+    id: int
+    errno: int
+    message: str
+    first_tried_at: str
+    last_tried_at: str
+    tries: int
+
+
+class Strikes:
+    """Refusals in a row, over all batches of an entity. A table that takes nothing is an entity's
+    failure, not a million quarantined rows."""
+
+    def __init__(self, most: int | None = MOST_STRIKES) -> None:
+        self.count = 0
+        self._most = most  # None: rows that were refused before are tried again, and may all fail
+
+    def taken(self) -> None:
+        """The table took a row."""
+        self.count = 0
+
+    def refused(self, entity: str, refusal: Refusal) -> None:
+        """The table refused a row. Raises SchemaError when it has taken none for too long."""
+        self.count += 1
+        if self._most is not None and self.count >= self._most:
+            raise SchemaError(
+                f"{entity}: the local table has refused {self.count} rows and taken none;"
+                f" the last one: {refusal.message}",
+                hint="mend the table; the entity stays where it is until a row is taken",
+                code="table_refuses",
+            )
+
+
+def note_full(entity: str) -> SchemaError:
+    """The error for a quarantine that would grow past its bound."""
+    return SchemaError(
+        f"{entity}: more than {MOST_ROWS:,} rows would lie in quarantine",
+        hint="look at them: wpp-sync quarantine INSTANCE list; mend the table, then retry",
+        code="quarantine_full",
+    )
+
+
+async def keys(connection: Connection, entity: str, note: str) -> set[int]:
+    """The keys of an entity's rows in quarantine."""
+    rows = await connection.fetch(
+        Statement("SELECT id FROM wpp_sync_quarantine WHERE entity = %s", (entity,), note)
+    )
+    return {int(key) for (key,) in rows if key is not None}
+
+
+async def counts(connection: Connection, note: str) -> dict[str, int]:
+    """How many rows of each entity lie in quarantine."""
+    rows = await connection.fetch(
+        Statement("SELECT entity, COUNT(*) FROM wpp_sync_quarantine GROUP BY entity", (), note)
+    )
+    return {(entity or b"").decode(): int(number or 0) for entity, number in rows}
+
+
+async def entries(connection: Connection, limit: int, note: str) -> list[Entry]:
+    """What lies in quarantine, at most `limit` rows."""
+    rows = await connection.fetch(
+        Statement(
+            "SELECT entity, id, errno, message, first_tried_at, last_tried_at, tries"
+            " FROM wpp_sync_quarantine ORDER BY entity, id LIMIT %s",
+            (limit,),
+            note,
+        )
+    )
+    texts = [[(value or b"").decode("utf-8", "replace") for value in row] for row in rows]
+    return [Entry(t[0], int(t[1]), int(t[2]), t[3], t[4], t[5], int(t[6])) for t in texts]
+
+
+async def put(connection: Connection, entity: str, refusals: Sequence[Refusal], note: str) -> None:
+    """Inside a transaction: write the refusals down, or that they were tried once more."""
+    for refusal in refusals:
+        await connection.execute(
+            Statement(
+                "INSERT INTO wpp_sync_quarantine (entity, id, errno, message)"
+                " VALUES (%s, %s, %s, %s) ON DUPLICATE KEY UPDATE errno = VALUES(errno),"
+                " message = VALUES(message), last_tried_at = CURRENT_TIMESTAMP, tries = tries + 1",
+                (entity, refusal.key, refusal.errno, refusal.message[:2000]),
+                note,
+            )
+        )
+
+
+async def release(connection: Connection, entity: str, released: Collection[int], note: str) -> int:
+    """Take these keys out; how many there were."""
+    if not released:
+        return 0
+    marks = ", ".join(["%s"] * len(released))
+    return await connection.execute(
+        Statement(
+            f"DELETE FROM wpp_sync_quarantine WHERE entity = %s AND id IN ({marks})",
+            (entity, *sorted(released)),
+            note,
+        )
+    )
