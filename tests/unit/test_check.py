@@ -35,6 +35,7 @@ def test_what_holds_for_the_whole_database_counts(on: str) -> None:
         [],
         [grant("USAGE", "`other`.*")],
         [grant("SELECT", "`other`.*")],
+        [grant("SELECT", "`local`.*")],
         [grant("SELECT", "`local_nunes_2`.*")],
         [grant("SELECT", "`my_local_nunes`.*")],
         [grant("SELECT", "`LOCAL_NUNES`.*")],

@@ -222,8 +222,9 @@ def test_waiting_since_the_first_head_above_the_position() -> None:
 
 def test_a_settled_head_that_stands_still_is_still_waited_for() -> None:
     heads = Heads(SETTLE)
-    heads.observe(Head(10, 1.0))
-    heads.settled(500.0)
+    for at in range(1, 500):
+        heads.observe(Head(10, float(at)))
+        heads.settled(at + 0.5)
 
     assert heads.waiting_since(9) == 1.0
     assert heads.waiting_since(10) is None

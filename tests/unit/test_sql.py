@@ -195,6 +195,10 @@ def test_the_signature_can_neither_be_ended_nor_become_a_hint(note: str) -> None
     assert len(signature) <= 220
 
 
+def test_the_signature_stays_short_however_long_a_name_is() -> None:
+    assert sql.comment("n" * 1000) == b"/* wpp-sync " + b"n" * 200 + b" */ "
+
+
 def test_the_signature_tells_a_dba_who_asks() -> None:
     assert sql.comment("nunes messages") == b"/* wpp-sync nunes messages */ "
     assert sql.comment("local mário: 1.5+2-3") == b"/* wpp-sync local m?rio: 1.5+2-3 */ "
