@@ -96,7 +96,9 @@ class Central:
                 raise shared.failed[1]
             if shared.head is None or self._clock() - shared.head.at > self.HEAD_AGE:
                 try:
-                    ((highest, server_at),) = await self._fetch("head", sql.head(table, key, f"head {table}"))
+                    ((highest, server_at),) = await self._fetch(
+                        "head", sql.head(table, key, f"head {table}")
+                    )
                 except DatabaseError as error:
                     shared.failed = (self._clock(), error)
                     raise

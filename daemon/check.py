@@ -21,7 +21,10 @@ from daemon.schema import Table
 Level = Literal["ok", "note", "fail"]
 
 _AT_ONCE = 8
-_GRANT = re.compile(r"GRANT (?P<what>.+?) ON (?:TABLE )?(?P<on>\S+?)\.(?P<table>\S+) TO ", re.I)
+_GRANT = re.compile(
+    r"GRANT (?P<what>.+?) ON (?:TABLE )?(?P<on>`(?:[^`]|``)*`|\S+?)\.(?P<table>\S+) TO ",
+    re.IGNORECASE,
+)
 # Rows and state want the first four, migrations the rest.
 _LOCAL_NEEDED = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "INDEX"})
 _WRITING = frozenset({"INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP"})
@@ -124,9 +127,11 @@ def privileges(grants: list[str], database: str) -> frozenset[str]:
         match = _GRANT.match(grant)
         if match is None or match["table"] != "*":
             continue
-        on = match["on"].strip("`").replace("``", "`")
+        on = match["on"]
+        if on.startswith("`"):
+            on = on[1:-1].replace("``", "`")
         pattern = re.sub(
-            r"\\\\?.",
+            r"\\?.",
             lambda m: {"%": ".*", "_": "."}.get(m[0], re.escape(m[0].removeprefix("\\"))),
             on,
         )

@@ -6,11 +6,12 @@ one of the product; config.yaml may change single keys of it or add entities of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Motion = Literal["incremental", "whole"]
 
@@ -46,6 +47,34 @@ class Entity(BaseModel):
 
     enabled: bool = True
     """False leaves the entity alone: nothing is read, nothing is written."""
+
+    @field_validator("where")
+    @classmethod
+    def _stands_alone(cls, where: str | None) -> str | None:
+        """The condition stands in parentheses beside the one that picks the instance's rows; it
+        must not be able to leave them."""
+        if where is not None:
+            _refuse_if_it_leaves_its_parentheses(where)
+        return where
+
+
+_WHERE_TOKEN = re.compile(
+    r"""(?P<quoted>'[^']*'|"[^"]*"|`[^`]*`)|(?P<bad>--|\#|/\*|;|['"`]|\\)|(?P<paren>[()])"""
+)
+
+
+def _refuse_if_it_leaves_its_parentheses(where: str) -> None:
+    depth = 0
+    for token in _WHERE_TOKEN.finditer(where):
+        if token["bad"] or (token["quoted"] and "\\" in token["quoted"]):
+            bad = token["bad"] or "\\"
+            raise ValueError(f"contains {bad} (no comments, backslashes or open quotes)")
+        if token["paren"]:
+            depth += 1 if token["paren"] == "(" else -1
+        if depth < 0:
+            break
+    if depth != 0:
+        raise ValueError("has parentheses that do not match")
 
 
 CATALOGUE: Mapping[str, Entity] = MappingProxyType(

@@ -5,6 +5,7 @@ An error while asking is "no evidence", never "none": the timed rule is then wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemon import sql
@@ -18,6 +19,8 @@ IDS_AT_ONCE = 50_000
 
 # MariaDB gives a transaction that has not written the id 0, MySQL one of 2^48 and more.
 _FIRST_READ_ONLY = 1 << 47
+
+_OFF = frozenset({"OFF", "0"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,23 @@ async def validity(connection: Connection) -> Validity:
     settings = {
         (name or b"").decode().lower(): (value or b"").decode().upper() for name, value in rows
     }
-    if settings.get("wsrep_on") == "ON":
-        return Validity(False, "Galera: other nodes' transactions are invisible here (wsrep_on)")
-    if settings.get("group_replication_group_name"):
-        return Validity(False, "group replication: other members' transactions are invisible here")
-    if any(settings.get(name, "OFF") not in {"OFF", "0"} for name in ("read_only", "super_read_only")):
-        return Validity(False, "the server is read-only, a replica probably (read_only)")
-    if appliers and appliers[0][0] not in {None, b"0"}:
-        return Validity(False, "the server is a replica: it sees only what it applies")
+    reason = shared_by(settings, applies=bool(appliers) and appliers[0][0] not in {None, b"0"})
+    if reason:
+        return Validity(False, reason)
     return Validity(True, "the account has PROCESS and the server is a writable primary")
+
+
+def shared_by(settings: Mapping[str, str], *, applies: bool) -> str:
+    """Why the server is not the only one that gives out ids; empty when it is. Pure."""
+    if settings.get("wsrep_on") == "ON":
+        return "Galera: other nodes' transactions are invisible here (wsrep_on)"
+    if settings.get("group_replication_group_name"):
+        return "group replication: other members' transactions are invisible here"
+    if any(settings.get(name, "OFF") not in _OFF for name in ("read_only", "super_read_only")):
+        return "the server is read-only, a replica probably (read_only)"
+    if applies:
+        return "the server is a replica: it sees only what it applies"
+    return ""
 
 
 async def writers(connection: Connection, clock: Clock) -> Writers | None:

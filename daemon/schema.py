@@ -304,8 +304,8 @@ def _index_for(entity: Entity, central: Table) -> str:
             continue
         if columns[:2] == (instance, key) or (columns == (instance,) and key_is_primary):
             return index.name
-        if columns == (key,) and (index.unique or not own):
-            own = index.name if not key_is_primary else "PRIMARY"
+        if columns[:1] == (key,) and own != "PRIMARY" and (index.unique or not own):
+            own = "PRIMARY" if key_is_primary else index.name
     if not own:
         raise SchemaError(
             f"{entity.name}: central {central.name} has no index on its key {entity.key[0]};"

@@ -32,8 +32,8 @@ _MOST_HEADS = 256
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`timed`: seconds after which a head is proven by time, None: never. `exact`: whether a list of
-    transactions counts as proof."""
+    """`timed`: seconds after which a head is proven by time, None: never. `exact`: whether a list
+    of transactions counts as proof."""
 
     timed: float | None
     exact: bool
@@ -167,7 +167,9 @@ class Settling:
             return Window(self._clean_to, self._proven)
         return None
 
-    def answer(self, window: Window, looked_to: int, in_flight: Collection[int], now: float) -> None:
+    def answer(
+        self, window: Window, looked_to: int, in_flight: Collection[int], now: float
+    ) -> None:
         """Ids in (window.after, looked_to] were looked at, and these of them are in flight."""
         end = looked_to if not in_flight else min(in_flight) - 1
         if in_flight:

@@ -46,10 +46,8 @@ def literal(value: Value) -> bytes:
     """`value` as an SQL literal; str and Text as utf8mb4 text, other bytes as a binary string."""
     if value is None:
         return b"NULL"
-    if isinstance(value, bool):
-        return b"1" if value else b"0"
     if isinstance(value, int):
-        return b"%d" % value
+        return b"%d" % value  # a bool, too: 1 or 0
     if isinstance(value, str):
         value = Text(value.encode())
     if isinstance(value, Text):
@@ -343,10 +341,11 @@ def table_columns(table: str, note: str) -> Statement:
 
 
 def table_indexes(table: str, note: str) -> Statement:
-    """Index name, uniqueness and column of each part of each index, in order."""
+    """Index name, uniqueness and column of each part of each B-tree index, in order."""
     return Statement(
         "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS"
-        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY INDEX_NAME, SEQ_IN_INDEX",
+        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s AND INDEX_TYPE = 'BTREE'"
+        " ORDER BY INDEX_NAME, SEQ_IN_INDEX",
         (table,),
         note,
     )

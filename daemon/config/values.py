@@ -84,12 +84,12 @@ def _batch_bounds(value: int) -> int:
 
 
 def _settle(value: object, info: ValidationInfo) -> object:
-    if value == "auto":
+    if value in ("auto", "exact"):  # not a set: a list in the file has no hash
         return value
     try:
         return _seconds(value, info)
     except ValueError as error:
-        raise ValueError(f"{error}, and not auto either") from None
+        raise ValueError(f"{error}, and neither auto nor exact") from None
 
 
 def _settle_bound(value: float | str) -> float | str:
@@ -228,7 +228,9 @@ def _sighup_reset(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 PollInterval = Annotated[Seconds, AfterValidator(_at_least(0.05, "50ms"))]
-Settle = Annotated[Literal["auto"] | float, BeforeValidator(_settle), AfterValidator(_settle_bound)]
+Settle = Annotated[
+    Literal["auto", "exact"] | float, BeforeValidator(_settle), AfterValidator(_settle_bound)
+]
 BatchBytes = Annotated[int, BeforeValidator(_bytes), AfterValidator(_batch_bounds)]
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 Text = Annotated[str, AfterValidator(_text)]

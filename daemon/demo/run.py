@@ -38,10 +38,6 @@ ENTITIES = ("messages", "chats")
 SEED_MESSAGES = 40_000
 ROWS_PER_SECOND = 200.0
 
-# Shorter than the default, so that the demo can wait until everything has settled; longer than any
-# transaction of the traffic stays open.
-SETTLE_SECONDS = 5
-
 # How long the daemon may take to catch up when the traffic has ended.
 CATCH_UP_SECONDS = 60.0
 
@@ -134,7 +130,6 @@ def _write_config(directory: Path, databases: Mapping[str, Mapping[str, object]]
     document = {
         "central": dict(databases["central"]),
         "instances": {name: dict(databases[name]) for name in INSTANCES},
-        "sync": {"settle": f"{SETTLE_SECONDS}s"},
         "control": {"socket": str(directory / "control.sock")},
         "http": {"listen": "127.0.0.1:0"},
     }

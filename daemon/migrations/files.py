@@ -18,8 +18,8 @@ from daemon.migrations.statements import split
 
 SHIPPED = Path(__file__).parent / "versions"
 
-_NAME = re.compile(r"(\d{4})-(\d{2})-(\d{2})-\d{3}-[a-z0-9]+(?:-[a-z0-9]+)*")
-_DESCRIPTION = re.compile(r"\s*--\s*(?:description:\s*)?(\S[^\n]*)", re.IGNORECASE)
+_NAME = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})-[0-9]{3}-[a-z0-9]+(?:-[a-z0-9]+)*")
+_COMMENT = re.compile(r"--(?:[ \t]+(?:description:)?(?P<text>.*))?", re.IGNORECASE)
 _LONGEST_ID = 255
 
 
@@ -90,19 +90,30 @@ def _parse(path: Path, content: bytes) -> Migration:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 (byte {error.start})") from error
-    description = _DESCRIPTION.match(text)
+    description = _description(text)
     statements = split(text)
     if not statements:
         raise ValueError("contains no statement")
-    if description is None:
+    if not description:
         raise ValueError("does not begin with a comment that describes it (-- description: …)")
     return Migration(
         id=name,
-        description=description.group(1).strip(),
+        description=description,
         statements=tuple(statements),
         checksum=hashlib.sha256(text.encode()).hexdigest(),
         path=path,
     )
+
+
+def _description(text: str) -> str:
+    """The first line that says something in the comment that the file begins with, or nothing."""
+    for line in text.splitlines():
+        comment = _COMMENT.fullmatch(line.strip())
+        if line.strip() and comment is None:
+            break
+        if comment is not None and (words := (comment["text"] or "").strip()):
+            return words
+    return ""
 
 
 def _is_date(match: re.Match[str]) -> bool:

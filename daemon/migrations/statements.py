@@ -11,36 +11,45 @@ import re
 
 _TOKEN = re.compile(
     r"""
-      (?P<line>--(?=[\s]|$)[^\n]*|\#[^\n]*)      # to the end of the line; -- wants white space
-    | (?P<hint>/\*[!M+])                         # a comment that is executed: part of the statement
-    | (?P<block>/\*.*?\*/)
-    | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`)
+      (?P<line>--(?=\s|\Z)[^\n]*|\#[^\n]*)       # to the end of the line; -- wants white space
+    | (?P<hint>/\*(?:M?!|\+).*?\*/)              # a comment that is executed: part of the statement
+    | (?P<block>/\*(?!M?!|\+).*?\*/)
+    | (?P<quoted>'(?:[^']|'')*+'|"(?:[^"]|"")*+"|`(?:[^`]|``)*+`)
     | (?P<end>;)
     | (?P<open>/\*|['"`])                        # begun and never ended
     """,
     re.VERBOSE | re.DOTALL,
 )
+_DELIMITER = re.compile(r"(?:\A|;)\s*(?P<word>delimiter)\s", re.IGNORECASE)
 
 
 def split(text: str) -> list[str]:
     """The statements of a file, without comments around them and without the semicolons.
 
-    Raises ValueError with the line of a string or comment that is never closed, or of a DELIMITER.
+    Raises ValueError with the line of a string or comment that is never closed, of a backslash in a
+    string, or of a DELIMITER.
     """
     statements: list[str] = []
     piece: list[str] = []
+    code: list[str] = []  # the text with all that is no code blanked out, place for place
     place = 0
+
+    def line(at: int) -> int:
+        return text.count("\n", 0, at) + 1
+
     for token in _TOKEN.finditer(text):
         piece.append(text[place : token.start()])
+        code.append(piece[-1])
         place = token.end()
         kind = token.lastgroup
-        line = text.count("\n", 0, token.start()) + 1
+        code.append(";" if kind == "end" else " " * len(token.group()))
+        if kind == "open":
+            raise ValueError(f"line {line(token.start())}: {token.group()} is never closed")
         if kind == "quoted" and "\\" in token.group():
             raise ValueError(
-                f"line {line}: a backslash in a string: write '' for a quote, CHAR(92) for itself"
+                f"line {line(token.start())}: a backslash in a string:"
+                " write '' for a quote, CHAR(92) for itself"
             )
-        if kind == "open":
-            raise ValueError(f"line {line}: {token.group()} is never closed")
         if kind == "end":
             statements.append("".join(piece).strip())
             piece = []
@@ -50,7 +59,8 @@ def split(text: str) -> list[str]:
             piece.append(" ")  # a comment separates words
     piece.append(text[place:])
     statements.append("".join(piece).strip())
-    for number, line_text in enumerate(text.splitlines(), 1):
-        if re.match(r"\s*delimiter\s", line_text, re.IGNORECASE):
-            raise ValueError(f"line {number}: DELIMITER is not known here: write plain statements")
+    code.append(text[place:])
+    if delimiter := _DELIMITER.search("".join(code)):
+        at = line(delimiter.start("word"))
+        raise ValueError(f"line {at}: DELIMITER is not known here: write plain statements")
     return [statement for statement in statements if statement]

@@ -343,7 +343,7 @@ ONE_PROBLEM = [
     ("sync: {backoff_max: 0s}", "sync.backoff_max: '0s' is not a duration: it must be more than zero"),
     ("sync: {backoff_max: 8761h}", "sync.backoff_max: '8761h' is more than 8760h (one year)"),
     ("sync: {settle: 500ms}", "sync.settle: '500ms' is less than 1s"),
-    ("sync: {settle: always}", "sync.settle: 'always' is not a duration (write 500ms, 1s, 5m or 1h), and not auto either"),
+    ("sync: {settle: always}", "sync.settle: 'always' is not a duration (write 500ms, 1s, 5m or 1h), and neither auto nor exact"),
     ("sync: {batch_bytes: 4MB}", "sync.batch_bytes: '4MB' is not a size (write 65536B, 64KiB, 4MiB or 1GiB)"),
     ("sync: {batch_bytes: 4096}", "sync.batch_bytes: 4096 is not a size: write 4096B, or use KiB, MiB, GiB"),
     ("sync: {batch_bytes: 0B}", "sync.batch_bytes: '0B' is less than 64KiB"),

@@ -19,6 +19,8 @@ LABELS: dict[str, tuple[str, ...]] = {
     "wpp_sync_last_synced_id": EACH,
     "wpp_sync_settled_id": EACH,
     "wpp_sync_lag_rows": EACH,
+    "wpp_sync_quarantined_rows": EACH,
+    "wpp_sync_oldest_in_flight_seconds": ("table",),
     "wpp_sync_lag_seconds": EACH,
     "wpp_sync_last_success_timestamp_seconds": ("wpp_instance",),
     "wpp_sync_errors_total": ("wpp_instance", "kind"),

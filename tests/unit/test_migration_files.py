@@ -267,10 +267,6 @@ def test_the_shipped_bot_id_migration() -> None:
 # --- known faults --------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the description of an empty comment is looked for on the following lines",
-)
 @pytest.mark.parametrize(
     "content",
     [b"--\n-- description: Do it\nSELECT 1", b"-- description:\n-- Do it\nSELECT 1"],
@@ -279,7 +275,6 @@ def test_an_empty_first_comment_line_is_passed_over(tmp_path: Path, content: byt
     assert load(tmp_path, content).description == "Do it"
 
 
-@pytest.mark.xfail(strict=True, reason="the first statement is taken for the description")
 @pytest.mark.parametrize("content", [b"--\nSELECT 1", b"-- description:\nSELECT 1"])
 def test_an_empty_comment_is_no_description(tmp_path: Path, content: bytes) -> None:
     write(tmp_path, {NAME: content})
@@ -287,18 +282,12 @@ def test_an_empty_comment_is_no_description(tmp_path: Path, content: bytes) -> N
     assert "does not begin with a comment" in problems(tmp_path)[0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="without white space after -- MySQL sees no comment, and the description is sent to it"
-    " as part of the first statement",
-)
 def test_a_description_that_is_no_comment_to_mysql_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {NAME: b"--description: Do it\nSELECT 1"})
 
     assert "does not begin with a comment" in problems(tmp_path)[0]
 
 
-@pytest.mark.xfail(strict=True, reason=r"\d takes the digits of every script")
 def test_the_digits_of_a_name_are_ascii_digits(tmp_path: Path) -> None:
     write(tmp_path, {"2026-02-04-٠٠١-add.sql": GOOD})
 

@@ -1,254 +1,281 @@
-"""Heads and settled ids against a list of everything that was seen."""
+"""Settling against a model of a server: transactions that draw ids, insert them, wait and end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from daemon.settle import TIMED_DEFAULT, Head, Heads
+from daemon.settle import Head, Rule, Settling, Window, Writers
 
-# With 64 s of settling an observation is kept for each second; all times are quarters of a second,
-# which a float holds exactly.
-SETTLE = 64.0
-GRAIN = SETTLE / 64
-
-
-def heads_of(gaps: Sequence[tuple[int, int]]) -> list[Head]:
-    """A history from (quarters of a second, ids added) since the observation before."""
-    found = []
-    at, highest = 0.0, 0
-    for quarters, added in gaps:
-        at += quarters / 4
-        highest += added
-        found.append(Head(highest, at))
-    return found
+TIMED = Rule(timed=60.0, exact=False)
+EXACT = Rule(timed=None, exact=True)
+BOTH = Rule(timed=60.0, exact=True)
 
 
-def justified(seen: Sequence[Head], now: float) -> int:
-    """What a complete list of observations justifies: the highest head that is old enough."""
-    return max((head.id for head in seen if now - head.at >= SETTLE), default=0)
+def head(number: int, at: float, *, server: float = 0.0) -> Head:
+    return Head(number, at, 1000.0 + at + server)
 
 
-dense = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=400).map(heads_of)
-sparse = st.lists(st.tuples(st.integers(0, 600), st.integers(0, 9)), max_size=60).map(heads_of)
-histories = dense | sparse
+def look(settling: Settling, floor: int, now: float, in_flight: set[int] = frozenset()) -> int:  # type: ignore[assignment]
+    """Ask until there is nothing more to ask."""
+    while (window := settling.question(floor, now)) is not None:
+        found = {number for number in in_flight if window.after < number <= window.upto}
+        settling.answer(window, window.upto, found, now)
+        if found:
+            break
+    return settling.sure(floor)
 
 
-@settings(deadline=None)
-@given(histories, st.lists(st.integers(0, 400), max_size=5))
-def test_never_claims_what_was_not_seen_a_settle_time_ago(
-    history: list[Head], waits: list[int]
-) -> None:
-    heads = Heads(SETTLE)
-    before = 0
-    for number, head in enumerate(history, 1):
-        heads.observe(head)
-        now = heads.settled(head.at)
-        assert before <= now <= justified(history[:number], head.at)
-        before = now
-    at = history[-1].at if history else 0.0
-    for wait in waits:
-        at += wait / 4
-        now = heads.settled(at)
-        assert before <= now <= justified(history, at)
-        before = now
-
-
-@settings(deadline=None)
-@given(histories)
-def test_an_id_settles_in_time_as_long_as_the_head_is_looked_at(history: list[Head]) -> None:
-    """At most a 64th late, and the pause until the head was looked at again."""
-    heads = Heads(SETTLE)
-    pause = max((later.at - sooner.at for sooner, later in pairwise(history)), default=0.0)
-    for number, head in enumerate(history, 1):
-        heads.observe(head)
-        seen = history[:number]
-        assert heads.settled(head.at) >= justified(seen, head.at - GRAIN - pause)
-
-
-@given(histories)
-def test_asking_more_often_changes_nothing(history: list[Head]) -> None:
-    asked, unasked = Heads(SETTLE), Heads(SETTLE)
-    for head in history:
-        asked.observe(head)
-        unasked.observe(head)
-        for quarters in range(3):
-            asked.settled(head.at + quarters / 1024)
-    at = history[-1].at + SETTLE / 2 if history else 0.0
-    assert asked.settled(at) == unasked.settled(at)
-
-
-def test_a_head_settles_exactly_when_its_time_has_passed() -> None:
-    heads = Heads(SETTLE)
-    heads.observe(Head(100, 10.0))
-
-    assert heads.settled(10.0) == 0
-    assert heads.settled(73.75) == 0
-    assert heads.settled(74.0) == 100
-    assert heads.settled(1e9) == 100
+@pytest.mark.parametrize(
+    ("setting", "expected"), [("auto", BOTH), ("exact", EXACT), (5.0, Rule(5.0, exact=False))]
+)
+def test_what_the_setting_means(setting: float, expected: Rule) -> None:
+    assert Rule.of(setting) == expected
 
 
 def test_nothing_is_settled_before_anything_was_seen() -> None:
-    heads = Heads(SETTLE)
+    settling = Settling(BOTH)
 
-    assert heads.settled(1e9) == 0
-    assert heads.waiting_since(0) is None
-
-
-def test_a_head_that_stands_still_settles_by_its_first_sight() -> None:
-    heads = Heads(SETTLE)
-    for at in range(65):
-        heads.observe(Head(100, float(at)))
-
-    assert heads.settled(64.0) == 100
+    assert settling.question(0, 1e9) is None
+    assert settling.sure(0) == 0
+    assert settling.sure(77) == 77
 
 
-def test_without_a_settle_time_a_head_is_settled_at_once() -> None:
-    heads = Heads(0.0)
-    for head in heads_of([(1, 5), (0, 5), (1, 5)]):
-        heads.observe(head)
-        assert heads.settled(head.at) == head.id
+def test_a_head_settles_when_its_time_has_passed_and_nothing_is_in_flight() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+
+    assert look(settling, 0, 59.9) == 0
+    assert look(settling, 0, 60.0) == 100
 
 
-def test_memory_is_bounded() -> None:
-    heads = Heads(SETTLE)
-    most = 0
-    for number in range(100_000):
-        heads.observe(Head(number, number / 128))
-        most = max(most, len(heads._seen))
+def test_a_row_in_flight_holds_the_settled_id_below_it_however_long() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
 
-    assert 60 <= most <= 66
-
-
-def test_the_default_is_above_the_lock_wait_timeout() -> None:
-    """A transaction that waits for a lock ends after 50 s (innodb_lock_wait_timeout)."""
-    assert TIMED_DEFAULT >= 55
+    assert look(settling, 0, 3600.0, {42, 50}) == 41
+    assert settling.in_flight == (42, 3600.0)
+    assert look(settling, 0, 3700.0, {50}) == 49
+    assert settling.in_flight == (50, 3700.0)
+    assert look(settling, 0, 3800.0) == 100
+    assert settling.in_flight is None
 
 
-# --- a head that falls ---------------------------------------------------------------------------
+def test_since_when_the_lowest_row_is_in_flight() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    look(settling, 0, 100.0, {42})
+    look(settling, 0, 200.0, {42})
+
+    assert settling.in_flight == (42, 100.0)
 
 
-@pytest.mark.parametrize("low", [0, 50, 99])
-def test_a_fall_begins_a_new_history(low: int) -> None:
-    heads = Heads(SETTLE)
-    heads.observe(Head(100, 0.0))
-    heads.observe(Head(low, 10.0))
-    heads.observe(Head(120, 20.0))
+def test_without_the_time_rule_only_a_list_of_transactions_proves() -> None:
+    settling = Settling(EXACT)
+    settling.saw_head(head(100, 0))
 
-    assert heads.settled(73.75) == 0
-    assert heads.settled(74.0) == low
-    assert heads.settled(83.75) == low
-    assert heads.settled(84.0) == 120
+    assert look(settling, 0, 1e6) == 0
+    settling.saw_writers(Writers(at=1e6, oldest=None))
+    assert look(settling, 0, 1e6) == 100
 
 
-@settings(deadline=None)
-@given(histories.filter(bool), st.integers(1, 20), st.integers(0, 300), histories)
-def test_after_a_fall_nothing_above_it_is_claimed_on_old_evidence(
-    before: list[Head], depth: int, quarters: int, after: list[Head]
+def test_a_list_of_transactions_proves_nothing_where_only_time_counts() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    settling.saw_writers(Writers(at=10, oldest=None))
+
+    assert not settling.wants_writers()
+    assert look(settling, 0, 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "oldest", "settled"),
+    [
+        (0.99, None, 0),  # too soon: the list may be a cached one
+        (1.0, None, 100),
+        (5.0, 1000.0, 0),  # started before the head was seen
+        (5.0, 1001.0, 0),  # within the second of doubt
+        (5.0, 1001.5, 100),  # later: it has drawn no id up to the head
+    ],
+)
+def test_what_a_list_of_transactions_proves(
+    asked_at: float, oldest: float | None, settled: int
 ) -> None:
-    heads = Heads(SETTLE)
-    for head in before:
-        heads.observe(head)
-    # At least a grain later than any head that was kept, so that the last one was kept.
-    start = before[-1].at + GRAIN + quarters / 4
-    heads.observe(Head(before[-1].id, start))
-    low = Head(max(0, before[-1].id - depth), start)
-    heads.observe(low)
-    history = [low, *(Head(low.id + head.id, start + head.at) for head in after)]
-    for number, head in enumerate(history, 1):
-        heads.observe(head)
-        assert heads.settled(head.at) <= max(low.id, justified(history[:number], head.at))
+    settling = Settling(EXACT)
+    settling.saw_head(head(100, 0))
+    settling.saw_writers(Writers(at=asked_at, oldest=oldest))
+
+    assert look(settling, 0, asked_at) == settled
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="observe keeps min(settled, head) after a fall: new ids below it count as settled"
-    " although none of them was ever seen to settle",
-)
-def test_after_a_fall_ids_that_are_handed_out_again_are_not_settled() -> None:
-    heads = Heads(SETTLE)
-    heads.observe(Head(100, 0.0))
-    assert heads.settled(64.0) == 100
-    heads.observe(Head(50, 65.0))  # TRUNCATE, and 50 new rows: id 30 may still be in flight
+def test_both_rules_together_take_whichever_comes_first() -> None:
+    settling = Settling(BOTH)
+    settling.saw_head(head(100, 0))
+    settling.saw_writers(Writers(at=30, oldest=900.0))  # a long transaction, somewhere
 
-    assert heads.settled(65.0) == 0
+    assert look(settling, 0, 59) == 0
+    assert look(settling, 0, 61) == 100
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a fall is measured against the last head that was kept, not the last that was seen",
-)
-def test_a_fall_within_a_64th_of_the_settle_time_is_a_fall() -> None:
-    heads = Heads(SETTLE)
-    heads.observe(Head(100, 0.0))
-    heads.observe(Head(200, 0.5))
-    heads.observe(Head(150, 0.75))
+def test_a_head_that_falls_begins_a_new_history() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    assert look(settling, 0, 60) == 100
 
-    assert heads.settled(64.5) == 0
+    settling.saw_head(head(50, 61))
+    assert look(settling, 0, 61) == 0, "ids that are handed out again are not settled"
+    assert look(settling, 0, 121) == 50
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a head seen within a 64th of a kept one is dropped, and is remembered only when the"
-    " head is looked at again: later than a 64th where nobody looks",
-)
-def test_an_id_settles_at_most_a_64th_late_even_when_nobody_looks_again_for_a_while() -> None:
-    heads = Heads(SETTLE)
-    heads.observe(Head(1, 0.0))
-    heads.observe(Head(2, 0.5))
-    heads.observe(Head(2, 30.0))
+def test_a_fall_is_measured_against_the_last_head_not_the_last_that_was_kept() -> None:
+    settling = Settling(TIMED)
+    for number, at in ((100, 0.0), (200, 0.01), (150, 0.02)):
+        settling.saw_head(head(number, at))
 
-    assert heads.settled(0.5 + SETTLE + GRAIN) == 2
+    assert look(settling, 0, 60.0) == 0
 
 
-# --- how long something has been waiting ---------------------------------------------------------
+def test_a_jump_of_the_servers_clock_voids_what_it_has_stamped() -> None:
+    settling = Settling(EXACT)
+    settling.saw_head(head(100, 0))
+    settling.saw_head(head(110, 1, server=-10.0))
+    settling.saw_writers(Writers(at=1.5, oldest=1000.5))
+
+    assert look(settling, 0, 2) == 0
 
 
-def test_waiting_since_the_first_head_above_the_position() -> None:
-    heads = Heads(SETTLE)
-    for head in (Head(10, 1.0), Head(20, 2.0), Head(30, 3.0)):
-        heads.observe(head)
+def test_a_caller_that_is_ahead_keeps_what_it_knows() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    look(settling, 0, 60)
 
-    assert heads.waiting_since(0) == 1.0
-    assert heads.waiting_since(9) == 1.0
-    assert heads.waiting_since(10) == 2.0
-    assert heads.waiting_since(29) == 3.0
-    assert heads.waiting_since(30) is None
+    assert settling.sure(500) == 500
 
 
-def test_a_settled_head_that_stands_still_is_still_waited_for() -> None:
-    heads = Heads(SETTLE)
-    for at in range(1, 500):
-        heads.observe(Head(10, float(at)))
-        heads.settled(at + 0.5)
+def test_a_caller_that_is_behind_makes_the_look_begin_at_its_own_floor() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    assert look(settling, 80, 60) == 100
+    assert settling.sure(10) == 10
 
-    assert heads.waiting_since(9) == 1.0
-    assert heads.waiting_since(10) is None
-
-
-@given(histories, st.integers(0, 60))
-def test_waiting_is_never_said_to_be_longer_than_it_is(history: list[Head], position: int) -> None:
-    heads = Heads(SETTLE)
-    for head in history:
-        heads.observe(head)
-
-    since = heads.waiting_since(position)
-    true = next((head.at for head in history if head.id > position), None)
-    assert since is None or (true is not None and since >= true)
+    assert settling.question(10, 61) == Window(10, 100)
+    assert look(settling, 10, 61, {30}) == 29
+    assert settling.sure(80) == 80, "the other one waits with what it has"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="settled heads are forgotten, so that a copy that lies further behind than the settle"
-    " time is said to lie behind by the settle time",
-)
-def test_waiting_for_longer_than_the_settle_time_is_told_in_full() -> None:
-    heads = Heads(SETTLE)
-    for head in (Head(10, 0.0), Head(20, 100.0), Head(30, 200.0)):
-        heads.observe(head)
+def test_a_look_that_was_cut_short_claims_no_more_than_it_saw() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    window = settling.question(0, 60)
+    assert window == Window(0, 100)
+    settling.answer(window, 40, set(), 60)
 
-    assert heads.waiting_since(5) == 0.0
+    assert settling.sure(0) == 40
+    assert settling.question(0, 60) == Window(40, 100)
+
+
+def test_an_answer_to_a_question_of_before_a_fall_counts_for_nothing() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0))
+    window = settling.question(0, 60)
+    assert window is not None
+    settling.saw_head(head(5, 60))
+    settling.answer(window, 100, set(), 61)
+
+    assert settling.sure(0) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 3)), max_size=2000))
+@settings(max_examples=30, deadline=None)
+def test_memory_is_bounded_when_nothing_settles(steps: list[tuple[int, float]]) -> None:
+    settling = Settling(EXACT)
+    number, now = 1, 0.0
+    for more, later in steps:
+        number, now = number + more, now + later
+        settling.saw_head(head(number, now))
+
+    assert len(settling._heads) <= 256
+
+
+def times() -> Iterator[float]:
+    yield from (0.1, 0.5, 1.0, 5.0, 30.0)
+
+
+class Server(RuleBasedStateMachine):
+    """A server with transactions; the invariant: no id at or below the settled one ever appears.
+
+    A transaction draws an id, inserts the row at once or at most 50 s later (lock wait timeout),
+    and ends whenever it likes. It has started, for trx_started, when it drew its id.
+    """
+
+    def __init__(self, law: Rule) -> None:
+        super().__init__()
+        self.settling = Settling(law)
+        self.now = 0.0
+        self.next_id = 1
+        self.visible: set[int] = set()
+        self.open: dict[int, tuple[float, bool]] = {}  # id -> (drawn at, inserted)
+        self.claimed = 0
+
+    @rule(inserted=st.booleans())
+    def draw(self, inserted: bool) -> None:
+        self.open[self.next_id] = (self.now, inserted)
+        self.next_id += 1
+
+    @rule(seconds=st.sampled_from(list(times())))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for number, (drawn, inserted) in list(self.open.items()):
+            if not inserted and self.now - drawn > 50:
+                self.open[number] = (drawn, True)  # its lock came, or it will roll back below
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), commits=st.booleans())
+    def end(self, data: st.DataObject, commits: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.open)))
+        del self.open[number]
+        if commits:
+            self.visible.add(number)
+
+    @rule()
+    def probe(self) -> None:
+        self.settling.saw_head(head(max(self.visible, default=0), self.now))
+
+    @rule()
+    def look(self) -> None:
+        if self.settling.wants_writers():
+            started = [int(drawn) for drawn, _ in self.open.values()]  # 1 s resolution
+            self.settling.saw_writers(Writers(self.now, 1000.0 + min(started) if started else None))
+        in_flight = {number for number, (_, inserted) in self.open.items() if inserted}
+        self.claimed = look(self.settling, 0, self.now, in_flight)
+
+    @invariant()
+    def nothing_appears_below_the_claim(self) -> None:
+        known = {number for number in self.open if number <= self.claimed}
+        assert not known, f"{known} can still appear at or below {self.claimed}"
+
+
+class TimedServer(Server):
+    def __init__(self) -> None:
+        super().__init__(TIMED)
+
+
+class ExactServer(Server):
+    def __init__(self) -> None:
+        super().__init__(EXACT)
+
+
+class ServerWithBoth(Server):
+    def __init__(self) -> None:
+        super().__init__(BOTH)
+
+
+TestTimed = TimedServer.TestCase
+TestExact = ExactServer.TestCase
+TestBoth = ServerWithBoth.TestCase
+for case in (TestTimed, TestExact, TestBoth):
+    case.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)

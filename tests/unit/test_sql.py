@@ -316,7 +316,18 @@ MINE_TEXT = (
         (MINE, MINE_TEXT),
         (sql.owner(None, "nunes", None), "1"),
         (sql.owner(None, "nunes", "a OR b"), "(a OR b)"),
-        (sql.head("messages", "id", "n"), "SELECT MAX(`id`) FROM `messages`"),
+        (
+            sql.head("messages", "id", "n"),
+            "SELECT MAX(`id`), UNIX_TIMESTAMP(SYSDATE(6)) FROM `messages`",
+        ),
+        (
+            sql.all_keys("messages", "id", after=1, upto=9, limit=5, note="n"),
+            "SELECT `id` FROM `messages` WHERE `id` > 1 AND `id` <= 9 ORDER BY `id` LIMIT 5",
+        ),
+        (
+            sql.next_read_uncommitted("n"),
+            "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
+        ),
         (
             sql.next_auto_increment("messages", "n"),
             "SELECT AUTO_INCREMENT FROM information_schema.TABLES"
@@ -363,7 +374,7 @@ MINE_TEXT = (
             sql.table_indexes("t", "n"),
             "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART"
             " FROM information_schema.STATISTICS"
-            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't'"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't' AND INDEX_TYPE = 'BTREE'"
             " ORDER BY INDEX_NAME, SEQ_IN_INDEX",
         ),
     ],

@@ -171,23 +171,17 @@ def test_a_backslash_in_a_comment_is_nobodys_business(text: str) -> None:
 # --- known faults --------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="any comment that begins with M is taken for MariaDB's executable one, which is /*M!",
-)
 @pytest.mark.parametrize("comment", ["/*Messages; chats*/", "/*More of the user's*/", "/*M*/"])
 def test_a_comment_that_begins_with_the_letter_m_is_a_comment(comment: str) -> None:
     assert split(f"{comment} SELECT 1;") == ["SELECT 1"]
 
 
-@pytest.mark.xfail(strict=True, reason="the end of an executable comment is not looked for")
 @pytest.mark.parametrize("text", ["/*! SELECT 1;", "SELECT /*+ BKA() 1;", "/*M! SELECT 1;"])
 def test_an_executable_comment_that_is_never_closed_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="never closed"):
         split(text)
 
 
-@pytest.mark.xfail(strict=True, reason="DELIMITER is looked for in every line, not in the code")
 @pytest.mark.parametrize(
     "text",
     [
@@ -200,9 +194,6 @@ def test_the_word_delimiter_inside_a_statement_is_just_a_word(text: str) -> None
     assert len(split(text)) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a string that is never closed is noticed at its last doubled quote"
-)
 def test_the_line_is_the_one_where_the_open_string_begins() -> None:
     with pytest.raises(ValueError, match="line 1: ' is never closed"):
         split("SELECT 'a\n''b\n")
@@ -222,11 +213,6 @@ class Counted(str):
         return super().count("\n", start, end)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="line numbers are counted from the beginning for every string and comment: the time"
-    " grows with the square (900 KB of rows: 5 s; 10 MB: ten minutes)",
-)
 def test_the_time_grows_with_the_length_and_not_with_its_square() -> None:
     text = Counted("INSERT INTO t VALUES ('a')" + ", ('a')" * 1000)
     Counted.seen = 0
