@@ -67,6 +67,8 @@ _ROW = frozenset(
     }
 )  # fmt: skip
 DUPLICATE_KEY = frozenset({1062, 1586})
+# Shutdown, packet too large, killed, disconnected for inactivity.
+_HANGS_UP = frozenset({1053, 1153, 1927, 4031})
 _GUARD = 1242  # subquery returns more than one row: the guard in sql.upsert_frame
 
 _HINTS = {
@@ -258,13 +260,12 @@ class Connection:
             self.used_at = asyncio.get_running_loop().time()
         except _DRIVER_ERRORS as error:
             translated = _translate(self.name, error)
-            # A refusal leaves the stream in order. Anything else, and 1153 ("packet too large",
-            # after which the server hangs up), does not.
+            # A refusal leaves the stream in order. Anything else (2000 to 2999 are the client's own
+            # numbers), and what the server hangs up after, does not.
             in_order = isinstance(error, asyncmy.MySQLError) and not isinstance(
                 error, asyncmy.InterfaceError | asyncmy.InternalError
             )
-            fatal = {1053, 1153, 1927, 4031}
-            if not in_order or translated.errno >= 2000 or translated.errno in fatal:
+            if not in_order or translated.errno in _HANGS_UP or 2000 <= translated.errno < 3000:
                 self.discard()
             raise translated from error
         except BaseException:

@@ -147,7 +147,7 @@ class Incremental:
         self.quarantined = quarantined
         """The keys of the rows in quarantine."""
 
-        self.retry_at = clock()
+        self.retry_at = clock() + (0.0 if quarantined else self._RETRY_SECONDS)
         """When the quarantined rows are tried again."""
 
         self._writer = Writer(connection, central, plan, instance, strikes)
