@@ -5,10 +5,14 @@ A server is a dictionary as `MariaDB.config` returns it.
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
 
 from daemon.demo.compare import compare, report, subject
-from daemon.demo.server import client
+from daemon.demo.server import client, program
 
 INCREMENTAL = ("messages", "chats")
 LOCAL_TABLES = {"messages": "wpp_messages", "chats": "wpp_chats"}
@@ -31,6 +35,44 @@ def number(server: Server, sql: str) -> int:
 def run(server: Server, sql: str) -> None:
     """Run statements that return nothing."""
     client(server, sql)
+
+
+class Session:
+    """A connection that stays open, for transactions that wait; closed without COMMIT."""
+
+    def __init__(self, server: Server) -> None:
+        options = (f"--{key}={server[key]}" for key in ("host", "port", "user", "database"))
+        self._client = subprocess.Popen(
+            [program("mariadb"), "--no-defaults", "--batch", "--unbuffered", "--protocol=tcp",
+             "--skip-column-names", "--default-character-set=utf8mb4", *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "MYSQL_PWD": str(server["password"])},
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._client.kill()
+        self._client.communicate()
+
+    def execute(self, sql: str) -> list[list[str]]:
+        """Run statements and return what they print, when they have ended."""
+        assert self._client.stdin is not None
+        assert self._client.stdout is not None
+        self._client.stdin.write(f"{sql};\nSELECT 'this was all';\n")
+        self._client.stdin.flush()
+        found: list[list[str]] = []
+        for line in self._client.stdout:
+            if line == "this was all\n":
+                return found
+            found.append(line.rstrip("\n").split("\t"))
+        raise AssertionError(f"{sql}: {self._client.communicate()[1]}")
 
 
 def seed(server: Server, statements: Iterable[str]) -> None:
