@@ -1,0 +1,66 @@
+"""The daemon's parts in the test's own process, pass by pass, without loops and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from daemon import app, config
+from daemon.app import Parts
+from daemon.instance import Instance
+from daemon.sync.incremental import Committed, Incremental
+
+
+@asynccontextmanager
+async def parts(path: Path) -> AsyncIterator[Parts]:
+    """Everything that a daemon with this configuration is made of, closed at the end."""
+    async with app.parts(config.load(path)) as built:
+        # A head counts as new for 0.1 s; a test's rows are often younger than that.
+        built.central.HEAD_AGE = 0.0
+        yield built
+
+
+@asynccontextmanager
+async def one(path: Path, name: str = "nunes") -> AsyncIterator[Instance]:
+    """One instance of that configuration."""
+    async with parts(path) as built:
+        yield built.instances[name]
+
+
+async def a_pass(instance: Instance, skip: tuple[str, ...] = ()) -> dict[str, int]:
+    """One pass, which must succeed; the rows copied by entity, late ones not included."""
+    result = await instance.sync_pass(asyncio.Event(), skip)
+    assert instance.entity_errors == {}
+    return result.rows
+
+
+async def passes_until(
+    instance: Instance, condition: Callable[[], bool], seconds: float = 10.0
+) -> None:
+    """Pass after pass until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        await instance.sync_pass(asyncio.Event())
+        if condition():
+            return
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        await asyncio.sleep(0.05)
+
+
+async def settle(instance: Instance, entity: str = "messages") -> None:
+    """Pass after pass until everything that was read is settled."""
+    await passes_until(instance, lambda: _settled(instance.motions.get(entity)))
+
+
+def _settled(motion: Incremental | None) -> bool:
+    return motion is not None and motion.settled >= motion.position
+
+
+def listen(instance: Instance) -> list[Committed]:
+    """The list that every commit of the instance is added to from now on."""
+    commits: list[Committed] = []
+    instance.listener = commits.append
+    return commits

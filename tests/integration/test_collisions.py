@@ -1,0 +1,159 @@
+"""Unique keys that wander from row to row in central never overwrite the wrong row locally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import operations
+from tests import mirror
+from tests.in_process import a_pass, listen, one
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+WriteConfig = Callable[..., Path]
+
+
+async def test_a_message_deleted_and_inserted_again_under_a_new_id(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 51))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        mirror.run(central, "DELETE FROM messages WHERE id = 7")
+        mirror.insert_message(central, 60, wwebjs_id="'key 7'", body="'again'")
+        mirror.insert_messages(central, range(61, 200))
+        await a_pass(instance)
+        assert 7 not in mirror.local_ids(local)
+    assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2_000])
+async def test_keys_swapped_between_two_rows(
+    databases: Databases, write_config: WriteConfig, batch_rows: int
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 51))
+    config = write_config(central, {"nunes": local}, sync={"batch_rows": batch_rows})
+    async with one(config) as instance:
+        await a_pass(instance)
+        mirror.run(
+            central,
+            "UPDATE messages SET wwebjs_id = NULL WHERE id = 10;"
+            "UPDATE messages SET wwebjs_id = 'key 10' WHERE id = 20;"
+            "UPDATE messages SET wwebjs_id = 'key 20' WHERE id = 10;",
+        )
+        await operations.reset_sync_state(instance, "messages")
+        await a_pass(instance)
+    assert mirror.differences(central, local) == ""
+
+
+def _shift_keys(length: int) -> str:
+    """Each of the rows 1 … length takes its successor's key; the last one's is a new one."""
+    return (
+        f"UPDATE messages SET wwebjs_id = CONCAT('moved ', id) WHERE id <= {length};"
+        f"UPDATE messages SET wwebjs_id = CONCAT('key ', id + 1) WHERE id <= {length}"
+    )
+
+
+CHAIN = "_resolve follows a chain one row a round, and gives up for ever after 16 rounds"
+
+
+@pytest.mark.xfail(strict=True, reason=CHAIN)
+@pytest.mark.parametrize("batch_rows", [1, 10, 2_000])
+async def test_a_chain_of_forty_keys_that_moved_on_by_one(
+    databases: Databases, write_config: WriteConfig, batch_rows: int
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 41))
+    config = write_config(central, {"nunes": local}, sync={"batch_rows": batch_rows})
+    async with one(config) as instance:
+        await a_pass(instance)
+        mirror.run(central, _shift_keys(40))
+        await operations.reset_sync_state(instance, "messages")
+        await a_pass(instance)
+    assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.xfail(strict=True, reason=CHAIN)
+async def test_a_new_row_at_the_end_of_a_chain_of_forty_keys(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """The new row has row 1's key, which has row 2's: none of the old ones is in the batch."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 41))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        mirror.run(central, _shift_keys(40))
+        mirror.insert_message(central, 100, wwebjs_id="'key 1'")
+        await a_pass(instance)
+    assert mirror.differences(central, local) == ""
+
+
+async def test_keys_that_moved_within_every_unique_column_at_once(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 201))
+    mirror.run(
+        central,
+        "UPDATE messages SET wwebjs_id_stanza = CONCAT('s', id), waba_id = CONCAT('w', id),"
+        " gupshup_id = CONCAT('g', id)",
+    )
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        mirror.run(
+            central,
+            "DELETE FROM messages WHERE id IN (3, 30, 33, 130);"
+            "UPDATE messages SET waba_id = NULL WHERE id = 40",
+        )
+        for id_, key in ((301, "wwebjs_id"), (302, "waba_id"), (303, "gupshup_id")):
+            value = {"wwebjs_id": "'key 3'", "waba_id": "'w30'", "gupshup_id": "'g33'"}[key]
+            mirror.insert_message(central, id_, **{"wwebjs_id": "NULL", key: value})
+        # One new row that meets two old ones, one of which is gone and one changed.
+        mirror.insert_message(central, 304, wwebjs_id="'key 130'", waba_id="'w40'")
+        commits = listen(instance)
+        await a_pass(instance)
+        assert len([c for c in commits if c.entity == "messages"]) == 1, "one transaction"
+    assert mirror.differences(central, local) == ""
+
+
+async def test_keys_that_differ_only_by_case_or_trailing_space_are_two(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Central's collation is looser than bytes, so what it holds apart, local must hold apart."""
+    central, local = databases
+    mirror.run(
+        central,
+        "ALTER TABLE messages MODIFY wwebjs_id VARCHAR(191) COLLATE utf8mb4_nopad_bin NULL",
+    )
+    for id_, key in enumerate(("ABC", "abc", "ábc"), 1):
+        mirror.insert_message(central, id_, wwebjs_id=f"'{key}'")
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+    assert mirror.local_ids(local) == [1, 2, 3]
+    assert mirror.differences(central, local) == ""
+
+
+async def test_a_local_row_of_the_applications_own_with_a_new_rows_key_gives_way(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """The application writes rows ahead of the daemon: same id, or a stale id with the same key."""
+    central, local = databases
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        for id_, key in ((5, "key 5"), (900, "key 6")):
+            mirror.run(
+                local,
+                "INSERT INTO wpp_messages (id, instance, wwebjs_id, `from`, `to`, type, body,"
+                f" timestamp, sent_at, status) VALUES ({id_}, 'nunes', '{key}', '', '', '', '',"
+                " '', NOW(), '')",
+            )
+        mirror.insert_messages(central, range(1, 11))
+        await a_pass(instance)
+    assert mirror.differences(central, local) == ""
