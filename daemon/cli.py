@@ -222,6 +222,8 @@ async def _sync_one(built: Parts, instance: Instance, skip: list[str], stop: asy
     click.echo(f"{instance.name}  {told} rows{late_text}  {seconds:.2f} s{interrupted}")
     for _, message, hint in errors:
         _complain(WppSyncError(message, hint=hint))
+    if stop.is_set():
+        return _INTERRUPTED
     return EXIT_FAILED if errors else EXIT_OK
 
 

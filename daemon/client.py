@@ -9,7 +9,16 @@ from urllib.parse import quote
 
 import aiohttp
 
-from daemon.errors import DaemonUnreachableError, WppSyncError
+from daemon.errors import (
+    EXIT_FAILED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    DaemonUnreachableError,
+    WppSyncError,
+)
+
+# What the verb would have ended with in this process.
+_EXIT_CODES = {400: EXIT_USAGE, 404: EXIT_USAGE, 503: EXIT_UNREACHABLE}
 
 
 class Client:
@@ -51,7 +60,9 @@ class Client:
             ) from error
         if isinstance(answer, dict) and "error" in answer and response.status >= 400:
             told = answer["error"]
-            raise WppSyncError(told["message"], hint=told["hint"], code=told["code"])
+            refused = WppSyncError(told["message"], hint=told["hint"], code=told["code"])
+            refused.exit_code = _EXIT_CODES.get(response.status, EXIT_FAILED)
+            raise refused
         return cast("dict[str, Any]", answer)
 
 

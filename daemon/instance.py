@@ -254,6 +254,9 @@ class Instance:
                 self.motions.clear()
                 raise
             self._note_result(result, skip)
+            for entity, error in self.entity_errors.items():
+                if entity not in skip:  # those that did not even begin are errors of this pass, too
+                    result.errors.setdefault(entity, error)
             if result.total:
                 self._metrics.pass_duration.observe(self._clock() - began)
             return result

@@ -219,7 +219,9 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "position": motion.position if motion else known.position if known else 0,
         "head": motion.head if motion else None,
         "lag_rows": motion.lag_rows if motion else None,
-        "lag_seconds": round(instance.lag_seconds(name), 3) if instance.opened else None,
+        "lag_seconds": (
+            round(instance.lag_seconds(name), 3) if instance.running or instance.opened else None
+        ),
         "rewound": isinstance(error, RewoundError),
         "resync": known.resync if known else False,
         "quarantined": instance.quarantined.get(name, 0),

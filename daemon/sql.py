@@ -148,9 +148,14 @@ def owner(instance_column: str | None, instance: str, where: str | None) -> Stat
 
 def head(table: str, key: str, note: str) -> Statement:
     """The highest visible key of a table, NULL when it is empty (a look at the end of an index),
-    and the server's clock in seconds."""
+    and the server's clock in seconds.
+
+    The maximum stands alone in a subquery: beside another expression it is a scan of the index.
+    """
     return Statement(
-        f"SELECT MAX({quote(key)}), UNIX_TIMESTAMP(SYSDATE(6)) FROM {quote(table)}", (), note
+        f"SELECT (SELECT MAX({quote(key)}) FROM {quote(table)}), UNIX_TIMESTAMP(SYSDATE(6))",
+        (),
+        note,
     )
 
 

@@ -24,6 +24,8 @@ from daemon.sync import quarantine
 from daemon.sync.quarantine import Strikes
 from daemon.sync.write import Writer
 
+_HIGHEST_KEY = (1 << 63) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -282,6 +284,8 @@ class Incremental:
                 late += await self._look_at_tail(stop)
                 self._looked_at = self._clock()
         finished = self._resync_finished()
+        if finished:
+            deleted += await self._remove_what_central_never_had()
         moved = self.settled > self.state.settled
         if finished or (moved and self._clock() - self._saved_at >= self._SAVE_SECONDS):
             await self._commit((), self.state.last_synced_id, self.settled, finished=finished)
@@ -372,6 +376,26 @@ class Incremental:
             and self._resync_until is not None
             and self.settled >= self._resync_until
         )
+
+    async def _remove_what_central_never_had(self) -> int:
+        """Local rows with ids that central has not handed out, as a restored central leaves them.
+
+        Those between its newest row and its next id may be rows in flight, which the application
+        wrote here ahead of us: they stay.
+        """
+        table = self.plan.entity.central
+        after = await self._central.next_id(table)
+        removed = 0
+        while after is not None:
+            extra = await local.keys(
+                self._connection, self.plan, after=after - 1, upto=_HIGHEST_KEY,
+                limit=self._KEYS, note=self._note,
+            )  # fmt: skip
+            if not extra:
+                break
+            await self._commit((), self.state.last_synced_id, self.settled, delete=extra)
+            removed += len(extra)
+        return removed
 
     # --- the one local transaction --------------------------------------------------------------
 

@@ -12,7 +12,7 @@ back, MySQL manual, "InnoDB Error Handling"), so no savepoint is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from daemon import local
@@ -26,8 +26,8 @@ from daemon.sync.quarantine import Refusal, Strikes
 # A batch that collides is halved until the part that does is this small: what is read again to
 # resolve it stays small, too.
 _RESOLVE_ROWS = 32
-# Each round follows the keys that the last one's rows gave away; a chain ends sooner or later.
-_ROUNDS = 16
+# Chains of keys that moved on are followed up to so many rows, and bytes.
+_RESOLVE_MOST = 5_000
 _RESOLVE_BYTES = 256 << 20
 
 
@@ -44,8 +44,7 @@ class Writer:
     async def write(self, rows: Sequence[Row]) -> list[Refusal]:
         """Upsert the rows; returns those that the table refuses.
 
-        Raises SchemaError when it refuses all, TransientError when central changed again and again
-        meanwhile, DatabaseError for a server's trouble.
+        Raises SchemaError when it refuses all, DatabaseError for a server's trouble.
         """
         try:
             await self._upsert(rows)
@@ -73,28 +72,42 @@ class Writer:
 
     async def _resolve(self, rows: Sequence[Row]) -> list[Refusal]:
         """Make way for rows whose unique keys stale rows hold."""
-        name = self.plan.entity.name
-        note = f"{self.instance} {name} collision"
         keys = {key_of(row) for row in rows}
-        fresh: Sequence[Row] = rows
-        for _ in range(_ROUNDS):
-            stale = await local.holders(self.connection, self.plan, fresh, note) - keys
-            keys |= stale
-            fresh, whole = await self.central.rows(
-                self.plan, self.instance, sorted(keys), _RESOLVE_BYTES
-            )
-            if not whole:
-                raise TransientError(
-                    self.connection.name, 1206, f"{name}: colliding rows exceed 256 MiB"
-                )
+        news: Sequence[Row] = rows
+        while True:
+            # Follow the keys that stale rows have been given since: a chain, a row a round.
+            while news and (stale := await self._holders(news) - keys):
+                keys |= stale
+                news = await self._read(stale)
+            # All of them again in one statement. Central may have gone on meanwhile.
+            fresh = await self._read(keys)
+            stale = await self._holders(fresh) - keys
             if not stale:
                 break
-        else:
-            raise TransientError(
-                self.connection.name, 1205, f"{name}: unique keys keep moving; trying again"
-            )
+            news = fresh
+        note = f"{self.instance} {self.plan.entity.name} collision"
         await local.delete(self.connection, self.plan, sorted(keys), note)
         return await self._insert(fresh)
+
+    async def _holders(self, rows: Sequence[Row]) -> frozenset[int]:
+        note = f"{self.instance} {self.plan.entity.name} collision"
+        return await local.holders(self.connection, self.plan, rows, note)
+
+    async def _read(self, keys: Collection[int]) -> list[Row]:
+        """These rows as central has them at one moment. Raises TransientError beyond a bound."""
+        name = self.plan.entity.name
+        if len(keys) > _RESOLVE_MOST:
+            raise TransientError(
+                self.connection.name, 1206, f"{name}: more than {_RESOLVE_MOST:,} rows collide"
+            )
+        rows, whole = await self.central.rows(
+            self.plan, self.instance, sorted(keys), _RESOLVE_BYTES
+        )
+        if not whole:
+            raise TransientError(
+                self.connection.name, 1206, f"{name}: colliding rows exceed 256 MiB"
+            )
+        return rows
 
     async def _insert(self, rows: Sequence[Row]) -> list[Refusal]:
         """Rows for which the way is free: what still collides is refused. (The local table's keys

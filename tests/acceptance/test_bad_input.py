@@ -22,8 +22,6 @@ WriteConfig = Callable[..., Path]
 QUICK = {"defaults": {"poll_interval": "100ms"}}
 SECRET = "s3cr3t-pässword"
 
-USAGE_THROUGH_DAEMON = "client.py raises every error of the daemon with exit code 1"
-FAILED_BUT_SAYS_DONE = "sync_pass does not put what _begin_motions found into its result's errors"
 
 ONE_CHAT = (
     "INSERT INTO chats (instance, type, priority, is_finished, is_schedule)"
@@ -136,8 +134,6 @@ def test_an_unknown_instance_or_entity(valid: Path, arguments: list[str], words:
 def test_an_unknown_instance_or_entity_while_a_daemon_runs(
     valid: Path, arguments: list[str], words: list[str], request: pytest.FixtureRequest
 ) -> None:
-    if arguments[0] in {"reset", "resync"}:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=USAGE_THROUGH_DAEMON))
     with DaemonProcess(valid) as daemon:
         daemon.wait_until(lambda: daemon.state() == "idle")
         expect(run_cli(*arguments, "-c", valid), 2, *words)
@@ -234,7 +230,6 @@ def test_no_select_privilege_on_one_table_stops_that_entity_only(
         assert daemon.entity("chats")["last_synced_id"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason=FAILED_BUT_SAYS_DONE)
 def test_a_one_shot_sync_says_that_it_may_not_read_a_table(
     databases: Databases, servers: Servers, write_config: WriteConfig
 ) -> None:
@@ -357,7 +352,6 @@ def test_a_local_table_that_cannot_be_filled_stops_that_entity_only(
     assert mirror.watermarks(local) == {entity: 0, other: 9 if other == "messages" else 1}
 
 
-@pytest.mark.xfail(strict=True, reason=FAILED_BUT_SAYS_DONE)
 @BROKEN_TABLES
 def test_a_one_shot_sync_says_that_a_local_table_cannot_be_filled(
     databases: Databases,

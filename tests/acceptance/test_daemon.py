@@ -34,6 +34,8 @@ METRICS = {
     "wpp_sync_last_synced_id": "gauge",
     "wpp_sync_settled_id": "gauge",
     "wpp_sync_lag_rows": "gauge",
+    "wpp_sync_quarantined_rows": "gauge",
+    "wpp_sync_oldest_in_flight_seconds": "gauge",
     "wpp_sync_lag_seconds": "gauge",
     "wpp_sync_last_success_timestamp_seconds": "gauge",
     "wpp_sync_errors": "counter",

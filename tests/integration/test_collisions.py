@@ -61,10 +61,6 @@ def _shift_keys(length: int) -> str:
     )
 
 
-CHAIN = "_resolve follows a chain one row a round, and gives up for ever after 16 rounds"
-
-
-@pytest.mark.xfail(strict=True, reason=CHAIN)
 @pytest.mark.parametrize("batch_rows", [1, 10, 2_000])
 async def test_a_chain_of_forty_keys_that_moved_on_by_one(
     databases: Databases, write_config: WriteConfig, batch_rows: int
@@ -80,7 +76,6 @@ async def test_a_chain_of_forty_keys_that_moved_on_by_one(
     assert mirror.differences(central, local) == ""
 
 
-@pytest.mark.xfail(strict=True, reason=CHAIN)
 async def test_a_new_row_at_the_end_of_a_chain_of_forty_keys(
     databases: Databases, write_config: WriteConfig
 ) -> None:

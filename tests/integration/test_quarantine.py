@@ -54,7 +54,9 @@ async def test_what_does_not_fit_is_kept_with_its_reason_and_the_rest_is_copied(
     config = write_config(databases.central, {"nunes": databases.local})
     await migrated(config)
     mirror.run(databases.local, f"ALTER TABLE wpp_messages {change}")
-    good = {"INT": "'7'", "DATETIME": "'2026-01-01 00:00:00'"}.get(change.split()[-1], "'good'")
+    good = {"INT": "'7'", "DATETIME": "'2026-01-01 00:00:00'"}.get(
+        change.rpartition(" ")[2], "'good'"
+    )
     for number in range(1, 21):
         mirror.insert_message(
             databases.central, number, body=value if number in {1, 7, 8, 20} else good

@@ -318,7 +318,7 @@ MINE_TEXT = (
         (sql.owner(None, "nunes", "a OR b"), "(a OR b)"),
         (
             sql.head("messages", "id", "n"),
-            "SELECT MAX(`id`), UNIX_TIMESTAMP(SYSDATE(6)) FROM `messages`",
+            "SELECT (SELECT MAX(`id`) FROM `messages`), UNIX_TIMESTAMP(SYSDATE(6))",
         ),
         (
             sql.all_keys("messages", "id", after=1, upto=9, limit=5, note="n"),
