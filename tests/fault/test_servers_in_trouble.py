@@ -137,6 +137,7 @@ def test_the_lag_in_the_status_of_an_instance_grows_while_its_server_is_down(
     with DaemonProcess(write_config(source, {"nunes": target}, **QUICK)) as daemon:
         daemon.wait_until(lambda: daemon.state() == "idle")
         local.kill()
+        mirror.insert_message(source, 1)
         daemon.wait_until(lambda: daemon.state() == "backoff")
         time.sleep(0.5)
         assert (daemon.entity()["lag_seconds"] or 0) > 0.4
