@@ -25,6 +25,8 @@ from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
 
+_RESETS_AT_ONCE = 16
+
 VERSION = installed_version("wpp-sync")
 
 
@@ -153,14 +155,22 @@ class _Process:
 
     async def _reset(self) -> None:
         """SIGHUP: reset what the configuration names, on every instance."""
+        places = asyncio.Semaphore(_RESETS_AT_ONCE)
+
+        async def one(instance: Instance) -> None:
+            async with places:
+                await self._reset_one(instance)
+
+        await asyncio.gather(*map(one, self._built.instances.values()))
+
+    async def _reset_one(self, instance: Instance) -> None:
         wanted = self._built.config.signals.sighup_reset
         names = () if wanted == "none" else ("all",) if wanted == "all" else wanted
-        for instance in self._built.instances.values():
-            for name in names:
-                try:
-                    done = await operations.reset_sync_state(instance, name)
-                except WppSyncError as error:
-                    self._log.error("reset failed", instance=instance.name, error=error.message)
-                else:
-                    self._built.metrics.resets.labels("sighup").inc()
-                    self._log.info("reset", instance=instance.name, entities=done)
+        for name in names:
+            try:
+                done = await operations.reset_sync_state(instance, name)
+            except WppSyncError as error:
+                self._log.error("reset failed", instance=instance.name, error=error.message)
+            else:
+                self._built.metrics.resets.labels("sighup").inc()
+                self._log.info("reset", instance=instance.name, entities=done)

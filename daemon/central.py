@@ -106,6 +106,11 @@ class Central:
                 shared.settling.saw_head(shared.head)
             return shared.head
 
+    def expire_heads(self) -> None:
+        """From here on only heads count that are asked for now: somebody wants to see his rows."""
+        for shared in self._tables.values():
+            shared.head = None
+
     async def settled(self, table: str, key: str, floor: int) -> int:
         """Up to this id no transaction can add an id to the table any more, for a caller that knows
         it up to `floor`. Costs a bounded look at the newest ids, shared by all who ask."""

@@ -151,6 +151,10 @@ class Instance:
             return max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
         return 0.0
 
+    def expect_new_rows(self) -> None:
+        """The next pass asks central anew where its tables end."""
+        self._shared.central.expire_heads()
+
     def retry_quarantine(self) -> None:
         """Try the quarantined rows again with the next pass, and have that now."""
         for motion in self.motions.values():
@@ -231,7 +235,7 @@ class Instance:
                 # Nothing is lost by it: the next start looks at a little more once again.
                 self._log.debug("settled id not saved", error=error.message)
             finally:
-                await connection.close()
+                await self._leave(connection)
 
     # --- one pass -------------------------------------------------------------------------------
 
@@ -354,7 +358,7 @@ class Instance:
             await state.ensure(connection, list(self.entities), f"{self.name} state")
             self.states = await state.read(connection, f"{self.name} state")
         except BaseException:
-            connection.discard()
+            await self._leave(connection)
             raise
         self._connection = connection
         self._thread_id = connection.thread_id
@@ -382,6 +386,18 @@ class Instance:
             await connection.execute(sql.kill(self._thread_id, note))
             await asyncio.sleep(0.05)
         raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
+
+    async def _leave(self, connection: Connection) -> None:
+        """Release the lock and close, so that the next one need not wait for the server to see it.
+        Where that cannot be done any more, it happens by itself."""
+        try:
+            if connection.usable:
+                name = lock_name(self.settings.database)
+                await connection.execute(sql.release_lock(name, f"{self.name} lock"))
+        except DatabaseError as error:
+            self._log.debug("lock not released", error=error.message)
+        finally:
+            await connection.close()
 
     async def _migrate(self, connection: Connection) -> None:
         note = f"{self.name} migrate"

@@ -99,6 +99,7 @@ async def sync_instance(
     DatabaseError when a server fails.
     """
     check_entities(instance, skip)
+    instance.expect_new_rows()
     return await instance.sync_pass(stop or asyncio.Event(), skip)
 
 
@@ -155,8 +156,8 @@ async def _connected(instance: Instance, verb: str) -> AsyncIterator[tuple[Conne
         yield connection, f"{instance.name} {verb}"
     except MissingError as error:
         raise UsageError(
-            f"{instance.server}: nothing was ever synced here, so there is nothing to {verb}",
-            hint="the first start of the daemon, or `wpp-sync sync`, creates the tables",
+            f"{instance.server}: this version's tables are not there yet, so nothing to {verb}",
+            hint="the next start of the daemon, or `wpp-sync sync`, creates them",
         ) from error
     finally:
         await connection.close()
@@ -167,11 +168,11 @@ async def _status_from_database(instance: Instance) -> dict[str, Any]:
     connection = await db.connect(instance.settings, instance.server, "local")
     try:
         history = await runner.history(connection, note)
+        states = await state.read_any(connection, note)
         try:
-            states = await state.read(connection, note)
             instance.quarantined = await quarantine.counts(connection, note)
         except MissingError:
-            states = {}  # a database that no version of this daemon has migrated yet
+            instance.quarantined = {}  # not migrated by this version yet
         name = lock_name(instance.settings.database)
         ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
     finally:

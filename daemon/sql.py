@@ -321,6 +321,11 @@ def get_lock(name: str, note: str) -> Statement:
     return Statement("SELECT GET_LOCK(%s, 0)", (name,), note)
 
 
+def release_lock(name: str, note: str) -> Statement:
+    """Give a named lock back now, not when the server notices that its connection has closed."""
+    return Statement("DO RELEASE_LOCK(%s)", (name,), note)
+
+
 def lock_holder(name: str, note: str) -> Statement:
     """The connection id that holds a named lock, and this connection's own."""
     return Statement("SELECT IS_USED_LOCK(%s), CONNECTION_ID()", (name,), note)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from daemon.db import Connection
-from daemon.errors import StateMovedError
+from daemon.errors import MissingError, StateMovedError
 from daemon.sql import Row, Statement
 
 _COLUMNS = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at"
@@ -81,6 +81,21 @@ def _state(row: Row) -> State:
 async def read(connection: Connection, note: str) -> dict[str, State]:
     """All rows, by entity."""
     rows = await connection.fetch(Statement(f"SELECT {_COLUMNS} FROM wpp_sync_state", (), note))
+    return {state.entity: state for state in map(_state, rows)}
+
+
+async def read_any(connection: Connection, note: str) -> dict[str, State]:
+    """As `read`, also where this version has not migrated yet: the columns that every database from
+    the field has, or nothing where there is no table at all."""
+    try:
+        return await read(connection, note)
+    except MissingError:
+        pass
+    columns = "entity, last_synced_id, 0, 0, 0, last_synced_at"
+    try:
+        rows = await connection.fetch(Statement(f"SELECT {columns} FROM wpp_sync_state", (), note))
+    except MissingError:
+        return {}
     return {state.entity: state for state in map(_state, rows)}
 
 
