@@ -294,7 +294,7 @@ def test_hup_resets_what_the_configuration_names(
         daemon.wait_until(lambda: mirror.differences(central, local, entities=["messages"]) == "")
         assert mirror.differences(central, local, entities=["chats"]) != "", "not named"
         daemon.wait_until(lambda: len(daemon.logged("reset")) == 2)
-        assert [line["instance"] for line in daemon.logged("reset")] == ["nunes", "karsten"]
+        assert {line["instance"] for line in daemon.logged("reset")} == {"nunes", "karsten"}
         assert daemon.metric("wpp_sync_resets_total", trigger="sighup") == 2
         assert daemon.running
 
