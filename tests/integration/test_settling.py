@@ -1,0 +1,199 @@
+"""When an id is settled, on a real server: what it testifies, and what waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import operations
+from daemon.app import Parts
+from daemon.instance import Instance
+from tests import mirror
+from tests.in_process import a_pass, parts, passes_until, settle
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases, ServerConfig, Servers
+
+WriteConfig = Callable[..., Path]
+
+EXACT: dict[str, object] = {"sync": {"settle": "exact"}}
+INSERT = (
+    "INSERT INTO messages (instance, `from`, `to`, type, is_forwarded, is_edited, body, timestamp,"
+    " sent_at, status) VALUES ('nunes', '1', '2', 'chat', 0, 0, 'x', '3', NOW(3), 'SENT')"
+)
+
+
+def settled(instance: Instance) -> int:
+    return instance.motions["messages"].settled
+
+
+async def passes_for(instance: Instance, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        await a_pass(instance)
+        await asyncio.sleep(0.05)
+
+
+async def test_with_the_list_of_transactions_ids_settle_within_seconds(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    mirror.insert_messages(databases.central, range(1, 101))
+    async with parts(write_config(databases.central, {"nunes": databases.local})) as built:
+        instance = built.instances["nunes"]
+        began = time.monotonic()
+        await settle(instance)
+        assert time.monotonic() - began < 10, "the timed rule would take a minute"
+        status = await operations.get_sync_status(instance)
+        assert status["settling"].startswith("exact: the account has PROCESS")
+
+
+async def test_a_transaction_that_stays_open_holds_the_settled_id_below_its_row(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        instance = built.instances["nunes"]
+        await settle(instance)
+        with mirror.Session(central) as writer:
+            writer.execute(f"BEGIN; {INSERT}")
+            mirror.insert_messages(central, range(20, 31))
+            await passes_until(instance, lambda: instance.motions["messages"].position == 30)
+            await passes_for(instance, 3)
+            assert settled(instance) == 10
+            writer.execute("COMMIT")
+        await settle(instance)
+        assert settled(instance) == 30
+    assert mirror.local_ids(local) == [*range(1, 12), *range(20, 31)]
+
+
+async def test_by_time_alone_a_row_in_flight_holds_it_all_the_same(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """A transaction that stays open longer than the settle time loses nothing."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    async with parts(write_config(central, {"nunes": local}, sync={"settle": "1s"})) as built:
+        instance = built.instances["nunes"]
+        with mirror.Session(central) as writer:
+            writer.execute(f"BEGIN; {INSERT}; {INSERT}")
+            mirror.insert_messages(central, range(20, 31))
+            await passes_for(instance, 4)
+            assert instance.motions["messages"].position == 30
+            assert settled(instance) == 10
+            writer.execute("COMMIT")
+        await settle(instance)
+    assert mirror.local_ids(local) == [*range(1, 13), *range(20, 31)]
+
+
+async def test_a_rolled_back_row_leaves_a_hole_and_nothing_waits_for_it(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        instance = built.instances["nunes"]
+        with mirror.Session(central) as writer:
+            writer.execute(f"BEGIN; {INSERT}")
+            mirror.insert_messages(central, range(20, 31))
+            await passes_for(instance, 2)
+            assert settled(instance) == 0
+            writer.execute("ROLLBACK")
+        await settle(instance)
+        assert settled(instance) == 30
+
+
+async def test_an_insert_that_waits_for_anothers_key_is_waited_for(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_message(central, 1, wwebjs_id="'m'")
+    same = INSERT.replace("`from`", "wwebjs_id, `from`")
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        instance = built.instances["nunes"]
+        await settle(instance)
+        with mirror.Session(central) as holder, mirror.Session(central) as waiter:
+            holder.execute("BEGIN; " + same.replace("'nunes',", "'karsten', 'same',"))
+            insert = same.replace("'nunes',", "'nunes', 'same',")
+            waiting = asyncio.create_task(asyncio.to_thread(waiter.execute, insert))
+            await asyncio.sleep(0.3)
+            mirror.insert_messages(central, range(20, 31))
+            await passes_for(instance, 3)
+            assert settled(instance) == 1
+            holder.execute("ROLLBACK")
+            await waiting
+        await settle(instance)
+    assert mirror.differences(central, local) == ""
+    assert len(mirror.local_ids(local)) == 13
+
+
+def account(servers: Servers, config: ServerConfig, *grants: str) -> ServerConfig:
+    name = f"a{config['database']}"
+    servers.central.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 'secret'")
+    for grant in grants:
+        servers.central.execute(f"GRANT {grant} TO {name}@'%'")
+    return {**config, "user": name, "password": "secret"}
+
+
+async def words(built: Parts) -> str:
+    await built.central.validity()
+    return built.central.settle_words()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("auto", "timed: an id settles 60 s after it was seen; not exact, because the account"),
+        ("exact", "none: sync.settle asks for exact, but the account lacks the PROCESS privilege"),
+        ("5s", "timed: an id settles 5 s after it was seen (sync.settle)"),
+    ],
+)
+async def test_without_process_the_timed_rule_is_in_force_and_it_says_so(
+    databases: Databases, servers: Servers, write_config: WriteConfig, setting: str, expected: str
+) -> None:
+    limited = account(servers, databases.central, f"SELECT ON {databases.central['database']}.*")
+    config = write_config(limited, {"nunes": databases.local}, sync={"settle": setting})
+    async with parts(config) as built:
+        assert (await words(built)).startswith(expected)
+
+
+async def test_exact_without_evidence_settles_nothing_and_copies_all_the_same(
+    databases: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    limited = account(servers, databases.central, f"SELECT ON {databases.central['database']}.*")
+    mirror.insert_messages(databases.central, range(1, 11))
+    async with parts(write_config(limited, {"nunes": databases.local}, **EXACT)) as built:
+        instance = built.instances["nunes"]
+        await passes_for(instance, 2.5)
+        assert settled(instance) == 0
+    assert mirror.differences(databases.central, databases.local) == ""
+
+
+async def test_a_read_only_server_is_no_witness(
+    databases: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    servers.central.execute("SET GLOBAL read_only = 1")
+    try:
+        async with parts(write_config(databases.central, {"nunes": databases.local})) as built:
+            assert "not exact, because the server is read-only" in await words(built)
+    finally:
+        servers.central.execute("SET GLOBAL read_only = 0")
+
+
+async def test_the_settled_id_survives_a_restart(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    mirror.insert_messages(central, range(500, 600), "karsten")
+    config = write_config(central, {"nunes": local}, **EXACT)
+    async with parts(config) as built:
+        await settle(built.instances["nunes"])
+    async with parts(config) as built:
+        await a_pass(built.instances["nunes"])
+        assert settled(built.instances["nunes"]) >= 599
+    assert mirror.watermarks(local)["messages"] == 10
