@@ -50,6 +50,7 @@ class _Shared:
         self.lock = asyncio.Lock()
         self.settling = Settling(rule)
         self.looked_at = float("-inf")
+        self.looking = False
         self.unfinished = False
         self.head: Head | None = None
         self.failed: tuple[float, DatabaseError] | None = None
@@ -115,12 +116,17 @@ class Central:
         """Up to this id no transaction can add an id to the table any more, for a caller that knows
         it up to `floor`. Costs a bounded look at the newest ids, shared by all who ask."""
         shared = self._tables[table]
-        async with shared.lock:
-            now = self._clock()
-            if now - shared.looked_at >= self.LOOK_AGE or shared.unfinished:
-                shared.looked_at = now
+        pause = self.LOOK_SECONDS if shared.unfinished else self.LOOK_AGE
+        # Whoever comes while another one looks goes on with what is known: nobody has to wait for
+        # the first look at a large table.
+        if not shared.looking and self._clock() - shared.looked_at >= pause:
+            shared.looking = True
+            try:
                 await self._look(shared, table, key, floor)
-            return shared.settling.sure(floor)
+            finally:
+                shared.looking = False
+                shared.looked_at = self._clock()
+        return shared.settling.sure(floor)
 
     def settled_so_far(self, table: str, floor: int) -> int:
         """As `settled`, from what is known already."""
