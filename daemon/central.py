@@ -185,6 +185,11 @@ class Central:
                 shared.table_at = self._clock()
             return shared.table
 
+    async def lowest(self, table: str, key: str) -> int | None:
+        """The lowest visible id; None when the table is empty."""
+        ((found,),) = await self._fetch("head", sql.lowest(table, key, f"lowest {table}"))
+        return None if found is None else int(found)
+
     async def next_id(self, table: str) -> int | None:
         """The id that the table would hand out next; None when it hands out none."""
         rows = await self._fetch("schema", sql.next_auto_increment(table, f"next id {table}"))

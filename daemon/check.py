@@ -135,7 +135,7 @@ def privileges(grants: list[str], database: str) -> frozenset[str]:
             lambda m: {"%": ".*", "_": "."}.get(m[0], re.escape(m[0].removeprefix("\\"))),
             on,
         )
-        if on == "*" or re.fullmatch(pattern, database, re.DOTALL):
+        if match["on"] == "*" or re.fullmatch(pattern, database, re.DOTALL):
             found |= {word.strip().upper() for word in match["what"].split(",")}
     if found & {"ALL", "ALL PRIVILEGES"}:
         found |= _LOCAL_NEEDED | _WRITING

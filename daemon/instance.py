@@ -355,6 +355,7 @@ class Instance:
         try:
             await self._lock(connection)
             await self._migrate(connection)
+            await self._refuse_state_without_transactions(connection)
             await state.ensure(connection, list(self.entities), f"{self.name} state")
             self.states = await state.read(connection, f"{self.name} state")
         except BaseException:
@@ -386,6 +387,12 @@ class Instance:
             await connection.execute(sql.kill(self._thread_id, note))
             await asyncio.sleep(0.05)
         raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
+
+    async def _refuse_state_without_transactions(self, connection: Connection) -> None:
+        for name in ("wpp_sync_state", "wpp_sync_quarantine"):
+            table = await schema.read(connection, name, f"{self.name} schema {name}")
+            if table is not None:
+                schema.refuse_without_transactions(table)
 
     async def _leave(self, connection: Connection) -> None:
         """Release the lock and close, so that the next one need not wait for the server to see it.

@@ -76,6 +76,8 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...]
+    engine: str = "InnoDB"
+    """The storage engine; empty for a view."""
 
     def column(self, name: str) -> Column | None:
         """The column of that name; names are compared without case, as MySQL does."""
@@ -155,6 +157,7 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
     if not columns:
         return None
     parts = await connection.fetch(sql.table_indexes(table, note))
+    ((engine,),) = await connection.fetch(sql.table_engine(table, note))
     indexes: dict[str, Index] = {}
     for name, non_unique, column, sub_part in parts:
         known = indexes.get(_text(name))
@@ -181,6 +184,7 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
             for name, kind, full_type, nullable, default, extra, charset in columns
         ),
         indexes=tuple(indexes.values()),
+        engine=_text(engine),
     )
 
 
@@ -197,6 +201,7 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
             f"{entity.name}: there is no table {entity.local} in the local database",
             hint="a migration creates it; `wpp-sync status` shows which have run",
         )
+    refuse_without_transactions(local)
     pairs = _pair_columns(entity, central, local)
     _refuse_unfillable(entity, central, local, pairs)
     copied_local = {pair.local for pair in pairs}
@@ -213,6 +218,16 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
             c.name for c in local.columns if c.name not in copied_local and not c.generated
         ),
     )
+
+
+def refuse_without_transactions(local: Table) -> None:
+    """Rows and watermark commit together or not at all: raises SchemaError where they could not."""
+    if local.engine.lower() != "innodb":
+        kind = f"a table of the engine {local.engine}" if local.engine else "a view"
+        raise SchemaError(
+            f"local {local.name} is {kind}: it has no transactions, so a crash would lose rows",
+            hint=f"ALTER TABLE {local.name} ENGINE = InnoDB",
+        )
 
 
 def _pair_columns(entity: Entity, central: Table, local: Table) -> tuple[Pair, ...]:

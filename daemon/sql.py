@@ -159,6 +159,11 @@ def head(table: str, key: str, note: str) -> Statement:
     )
 
 
+def lowest(table: str, key: str, note: str) -> Statement:
+    """The lowest visible key of a table, NULL when it is empty."""
+    return Statement(f"SELECT MIN({quote(key)}) FROM {quote(table)}", (), note)
+
+
 def oldest_writer(first_read_only: int) -> Statement:
     """When the oldest transaction started that has written or waits to, in seconds of the server's
     clock; NULL when there is none. Prepared XA transactions count, whoever began them.
@@ -337,6 +342,16 @@ def kill(connection_id: int, note: str) -> Statement:
 
 
 # --- what a table looks like -------------------------------------------------------------------
+
+
+def table_engine(table: str, note: str) -> Statement:
+    """The storage engine of a table; NULL for a view."""
+    return Statement(
+        "SELECT ENGINE FROM information_schema.TABLES"
+        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
+        (table,),
+        note,
+    )
 
 
 def table_columns(table: str, note: str) -> Statement:

@@ -164,6 +164,7 @@ class Incremental:
         self._clock = clock
         self._on_commit = on_commit
         self._resync_until: int | None = None
+        self._begun = False
         self._looked_at = clock()
         self._saved_at = clock()
         self._counted_at = float("-inf")
@@ -178,6 +179,8 @@ class Incremental:
         table = self.plan.entity.central
         head = await self._central.head(table, self.plan.central_key)
         self.head = head.id
+        if self.position == 0 and not self._begun:
+            await self._begin_below_zero()
         if head.id < self.position:
             await self._step_back_or_refuse(head.id)
         if self.state.resync and self._resync_until is None:
@@ -199,6 +202,13 @@ class Incremental:
             await self._commit((), self.state.last_synced_id, self.settled)
 
     # --- new rows -------------------------------------------------------------------------------
+
+    async def _begin_below_zero(self) -> None:
+        """A watermark of 0 means "nothing yet", but somebody may have given rows ids up to 0."""
+        self._begun = True
+        lowest = await self._central.lowest(self.plan.entity.central, self.plan.central_key)
+        if lowest is not None and lowest <= 0:
+            self.position = lowest - 1
 
     async def _copy(self, upto: int, stop: asyncio.Event, deadline: float) -> int:
         """Batch after batch up to the head; the next one is read while this one is written."""

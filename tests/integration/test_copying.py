@@ -14,7 +14,7 @@ import pytest
 from daemon import operations
 from daemon.central import Page
 from daemon.demo.central import lookalikes, seed_bulk, seed_varied
-from daemon.errors import RewoundError, UsageError
+from daemon.errors import RewoundError, SchemaError, UsageError
 from daemon.settle import Head
 from daemon.sync.incremental import Committed, Incremental
 from tests import mirror
@@ -597,3 +597,49 @@ async def test_deleting_the_newest_rows_is_no_rewind(
         assert mirror.local_ids(local) == list(range(1, 102)), "deletes are the next issue's"
         await settle(instance)
         assert mirror.watermarks(local)["messages"] == 101
+
+
+# --- unusual ids and tables ----------------------------------------------------------------------
+
+
+async def test_ids_of_zero_and_below_are_copied_too(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.run(
+        central,
+        "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO';"
+        " INSERT INTO messages (id, instance, `from`, `to`, type, is_forwarded, is_edited, body,"
+        " timestamp, sent_at, status) VALUES (-7, 'nunes', '1', '2', 'chat', 0, 0, '', '3', NOW(3),"
+        " 'SENT'), (0, 'nunes', '1', '2', 'chat', 0, 0, '', '3', NOW(3), 'SENT')",
+    )
+    async with one(write_config(central, {"nunes": local}, **SOON)) as instance:
+        assert (await a_pass(instance))["messages"] == 2
+        mirror.insert_messages(central, range(5, 8))
+        await settle(instance)
+    assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.parametrize("table", ["wpp_messages", "wpp_sync_state"])
+async def test_a_table_without_transactions_is_refused(
+    databases: Databases, write_config: WriteConfig, table: str
+) -> None:
+    """Promise P2 could not be kept."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    config = write_config(central, {"nunes": local})
+    async with one(config) as instance:
+        await a_pass(instance, skip=("messages",))
+    mirror.run(local, f"ALTER TABLE {table} ENGINE = MyISAM")
+    async with one(config) as instance:
+        try:
+            result = await instance.sync_pass(asyncio.Event())
+            error: Exception = result.errors["messages"]
+        except SchemaError as refused:
+            error = refused
+    assert f"local {table} is a table of the engine MyISAM" in str(error)
+    assert mirror.local_ids(local) == []
+    mirror.run(local, f"ALTER TABLE {table} ENGINE = InnoDB")
+    async with one(config) as instance:
+        await a_pass(instance)
+    assert mirror.differences(central, local) == ""
