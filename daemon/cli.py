@@ -62,8 +62,10 @@ def cli(context: click.Context, config_path: str | None) -> None:
 
 def main() -> None:
     """The entry point: every expected error becomes a message and an exit code."""
+    _replace_closed_streams()
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except WppSyncError as error:
         _complain(error)
         code = error.exit_code
@@ -78,10 +80,22 @@ def main() -> None:
         # The reader of our output went away (wpp-sync status | head): nothing to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    except OSError as error:
+        # Ours are translated where they occur; what is left is the output (a full disk, say).
+        _complain(WppSyncError(f"cannot write the output: {error.strerror}"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - no traceback reaches an operator
         _complain(internal(error))
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _replace_closed_streams() -> None:
+    """A caller may have closed them (`>&-`): then nobody wants to read what is written there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life
 
 
 def _complain(error: WppSyncError) -> None:

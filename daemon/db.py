@@ -12,7 +12,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
 import asyncmy
@@ -67,6 +67,7 @@ _ROW = frozenset(
     }
 )  # fmt: skip
 DUPLICATE_KEY = frozenset({1062, 1586})
+NO_PARENT = frozenset({1216, 1452})
 # Shutdown, packet too large, killed, disconnected for inactivity.
 _HANGS_UP = frozenset({1053, 1153, 1927, 4031})
 _GUARD = 1242  # subquery returns more than one row: the guard in sql.upsert_frame
@@ -238,7 +239,10 @@ class Connection:
             yield
         except BaseException as error:
             if isinstance(error, Exception) and self.usable:
-                await self.execute(self._signature + b"ROLLBACK")
+                # Where it fails, the connection is closed, which rolls back as well; what is to be
+                # told is the first error.
+                with suppress(DatabaseError):
+                    await self.execute(self._signature + b"ROLLBACK")
             else:
                 self.discard()
             raise

@@ -18,12 +18,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from daemon import operations
 from daemon.config import Control, Http
-from daemon.errors import DatabaseError, StandbyError, UsageError, WppSyncError
+from daemon.errors import (
+    DatabaseError,
+    UsageError,
+    WppSyncError,
+    internal,
+)
 from daemon.instance import Instance
 from daemon.metrics import Metrics
 
@@ -33,7 +39,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _json(data: object, status: int = 200) -> web.Response:
-    return web.json_response(data, status=status, dumps=lambda o: json.dumps(o, ensure_ascii=False))
+    # Escaped to ASCII: what a client sent, half a surrogate pair, say, may stand in an error.
+    return web.json_response(data, status=status)
 
 
 def _error(status: int, code: str, message: str, hint: str = "") -> web.Response:
@@ -45,17 +52,22 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     """Every error is an object with code, message and hint."""
     try:
         return await handler(request)
-    except UsageError as error:
-        missing = "instance" in request.match_info and error.message.startswith("there is no")
-        return _error(404 if missing else 400, error.code, error.message, error.hint)
-    except StandbyError as error:
-        return _error(409, error.code, error.message, error.hint)
-    except DatabaseError as error:
-        return _error(503, error.code, error.message, error.hint)
-    except WppSyncError as error:
-        return _error(409, error.code, error.message, error.hint)
     except web.HTTPException as error:
         return _error(error.status, "http", f"{error.status} {error.reason}")
+    except WppSyncError as error:
+        return _error(_status_of(error, request), error.code, error.message, error.hint)
+    except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
+        told = internal(error)
+        structlog.get_logger().error("request failed", path=request.path, error=told.message)
+        return _error(500, told.code, told.message, told.hint)
+
+
+def _status_of(error: WppSyncError, request: web.Request) -> int:
+    if isinstance(error, UsageError):
+        missing = "instance" in request.match_info and error.message.startswith("there is no")
+        return 404 if missing else 400
+    # Everything else is a state of things that may change: a server that does not answer, a lock.
+    return 503 if isinstance(error, DatabaseError) else 409
 
 
 class ControlApi:
@@ -145,9 +157,9 @@ class ControlApi:
 async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:
     """The request's JSON object; raises UsageError for anything else."""
     try:
-        text = await request.text()
-        body = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError) as error:
+        content = await request.read()
+        body = json.loads(content) if content.strip() else {}
+    except (ValueError, RecursionError, web.RequestPayloadError) as error:
         raise UsageError("the body is not JSON", hint="send a JSON object, or nothing") from error
     if not isinstance(body, dict):
         raise UsageError("the body is not a JSON object", hint="send {…}, or nothing")

@@ -47,6 +47,7 @@ HEARTBEAT_SECONDS = 15.0
 """An idle local connection is used so often: it stays open, and a reset made elsewhere is seen."""
 
 _LONGEST_LOCK_NAME = 64
+_SAME_RUN_SECONDS = 3.0
 
 
 def lock_name(database: str) -> str:
@@ -109,6 +110,7 @@ class Instance:
         self._log = structlog.get_logger().bind(instance=self.name)
         self._connection: Connection | None = None
         self._thread_id = 0
+        self._server_began = 0.0
         self._busy = asyncio.Lock()
         self._reach: dict[str, Reach] = {}
         self._strikes: dict[str, Strikes] = {}
@@ -363,6 +365,7 @@ class Instance:
             raise
         self._connection = connection
         self._thread_id = connection.thread_id
+        self._server_began = await self._began(connection)
         self._log.info("opened", server=connection.version, migrations=len(self.history))
         return connection
 
@@ -377,7 +380,7 @@ class Instance:
             ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
             if holder is None:
                 continue  # released in between
-            if int(holder) != self._thread_id:
+            if int(holder) != self._thread_id or not await self._same_run(connection):
                 raise StandbyError(
                     f"{self.server}: another wpp-sync holds the lock {name}"
                     f" (connection {holder.decode()} of that server)",
@@ -387,6 +390,16 @@ class Instance:
             await connection.execute(sql.kill(self._thread_id, note))
             await asyncio.sleep(0.05)
         raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
+
+    async def _began(self, connection: Connection) -> float:
+        """When the local server was started, on our clock."""
+        ((_, uptime),) = await connection.fetch(sql.uptime(f"{self.name} lock"))
+        return self._clock() - int(uptime or 0)
+
+    async def _same_run(self, connection: Connection) -> bool:
+        """The server has not been restarted since we had our last connection: connection ids begin
+        again with a restart, and ours may be somebody else's now."""
+        return abs(await self._began(connection) - self._server_began) < _SAME_RUN_SECONDS
 
     async def _refuse_state_without_transactions(self, connection: Connection) -> None:
         for name in ("wpp_sync_state", "wpp_sync_quarantine"):

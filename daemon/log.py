@@ -39,5 +39,15 @@ def set_up(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # What libraries log themselves: only their warnings, in the plain form.
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    # What libraries log themselves: only their warnings, as events like ours, without tracebacks.
+    root = logging.getLogger()
+    root.handlers = [_Forward()]
+    root.setLevel(logging.WARNING)
+
+
+class _Forward(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        told = f": {type(error).__name__}: {error}" if error is not None else ""
+        message = f"{record.getMessage()}{told}"
+        structlog.get_logger().warning("library", logger=record.name, message=message)

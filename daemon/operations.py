@@ -223,7 +223,7 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "lag_seconds": (
             round(instance.lag_seconds(name), 3) if instance.running or instance.opened else None
         ),
-        "rewound": isinstance(error, RewoundError),
+        "rewound": isinstance(error, RewoundError) or (known is not None and known.rewound),
         "resync": known.resync if known else False,
         "quarantined": instance.quarantined.get(name, 0),
         "error": None if error is None else error_object(error),

@@ -7,6 +7,7 @@ losing something is refused with a message that says why.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,6 @@ class Column:
     nullable: bool
     default: str | None
     extra: str
-    charset: str | None
 
     @property
     def generated(self) -> bool:
@@ -109,6 +109,8 @@ class Plan:
 
     only_central: tuple[str, ...]
     only_local: tuple[str, ...]
+    narrower: tuple[str, ...]
+    """Columns whose local type holds less than central's, in words."""
 
     @property
     def central_key(self) -> str:
@@ -144,6 +146,8 @@ class Plan:
                 f"{', '.join(self.only_local)} of {self.entity.local} not filled:"
                 f" no such column in central {self.entity.central}"
             )
+        if self.narrower:
+            parts.append(f"{self.entity.local} holds less than central: {', '.join(self.narrower)}")
         return "; ".join(parts)
 
 
@@ -179,9 +183,8 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
                 # MariaDB prints a nullable column without a default as the word NULL.
                 default=None if default is None or default == b"NULL" else _text(default),
                 extra=_text(extra),
-                charset=_text(charset) if charset is not None else None,
             )
-            for name, kind, full_type, nullable, default, extra, charset in columns
+            for name, kind, full_type, nullable, default, extra in columns
         ),
         indexes=tuple(indexes.values()),
         engine=_text(engine),
@@ -217,7 +220,45 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
         only_local=tuple(
             c.name for c in local.columns if c.name not in copied_local and not c.generated
         ),
+        narrower=tuple(
+            f"{pair.local} ({there.full_type} for {here.full_type})"
+            for pair in pairs
+            if (here := central.column(pair.central)) and (there := local.column(pair.local))
+            if narrower(here, there)
+        ),
     )
+
+
+_FRACTIONS = frozenset({"datetime", "timestamp", "time", "decimal"})
+_SIZE = re.compile(r"\((\d+)(?:,(\d+))?\)")
+
+
+def narrower(source: Column, column: Column) -> bool:
+    """Whether the local type cuts what central's can hold *without the server refusing it*: digits
+    behind the point and of a second, and blanks at the end of a text, are cut in strict mode too
+    (MySQL manual, "Fractional Seconds in Time Values", "The CHAR and VARCHAR Types")."""
+    return (
+        _kept(column) < _kept(source)
+        if source.type == column.type
+        else (
+            (source.type, column.type)
+            in {("double", "float"), ("datetime", "date"), ("timestamp", "date")}
+            or (
+                column.type in {"decimal", *INTEGER_TYPES}
+                and source.type not in INTEGER_TYPES | {"decimal"}
+            )
+        )
+    )
+
+
+def _kept(column: Column) -> int:
+    """The digits of a fraction, or the characters of a text, that the type keeps."""
+    size = _SIZE.search(column.full_type)
+    if column.type in _FRACTIONS:
+        if size is None:
+            return 0
+        return int(size[2] or 0) if column.type == "decimal" else int(size[1])
+    return int(size[1]) if size and column.type in {"char", "varchar"} else 0
 
 
 def refuse_without_transactions(local: Table) -> None:
@@ -321,6 +362,11 @@ def _index_for(entity: Entity, central: Table) -> str:
             return index.name
         if columns[:1] == (key,) and own != "PRIMARY" and (index.unique or not own):
             own = "PRIMARY" if key_is_primary else index.name
+    if not own and not central.engine:
+        raise SchemaError(
+            f"{entity.name}: central {central.name} is a view: rows cannot be followed along a key",
+            hint=f"name the table itself in entities.{entity.name}.central",
+        )
     if not own:
         raise SchemaError(
             f"{entity.name}: central {central.name} has no index on its key {entity.key[0]};"

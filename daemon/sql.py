@@ -336,6 +336,11 @@ def lock_holder(name: str, note: str) -> Statement:
     return Statement("SELECT IS_USED_LOCK(%s), CONNECTION_ID()", (name,), note)
 
 
+def uptime(note: str) -> Statement:
+    """For how many seconds the server has been running."""
+    return Statement("SHOW GLOBAL STATUS LIKE 'Uptime'", (), note)
+
+
 def kill(connection_id: int, note: str) -> Statement:
     """End another connection of the same account."""
     return Statement(f"KILL CONNECTION {int(connection_id)}", (), note)
@@ -355,10 +360,10 @@ def table_engine(table: str, note: str) -> Statement:
 
 
 def table_columns(table: str, note: str) -> Statement:
-    """Name, type, nullability, default, extra and character set of each column, in order."""
+    """Name, type, nullability, default and extra of each column, in order."""
     return Statement(
-        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
-        " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
+        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA"
+        " FROM information_schema.COLUMNS"
         " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
         (table,),
         note,

@@ -14,7 +14,7 @@ from daemon.db import Connection
 from daemon.errors import MissingError, StateMovedError
 from daemon.sql import Row, Statement
 
-_COLUMNS = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at"
+_COLUMNS = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at, rewound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ class State:
 
     last_synced_at: str
     """When the row was last written, UTC, `YYYY-MM-DD HH:MM:SS`."""
+
+    rewound: bool = False
+    """Central's ids began again below what was read: nothing is copied until a reset."""
 
     @property
     def settled(self) -> int:
@@ -67,13 +70,15 @@ class State:
 
 
 def _state(row: Row) -> State:
-    entity, last, settled, settled_for, resync, at = row
+    entity, last, settled, settled_for, resync, at, rewound = row
     return State(
-        entity=(entity or b"").decode(),
+        # The table is an interface, and its key compares without case: `Messages` is messages.
+        entity=(entity or b"").decode().strip().lower(),
         last_synced_id=int(last or 0),
         settled_id=int(settled or 0),
         settled_for=int(settled_for or 0),
         resync=resync not in {None, b"0"},
+        rewound=rewound not in {None, b"0"},
         last_synced_at=(at or b"").decode(),
     )
 
@@ -91,7 +96,7 @@ async def read_any(connection: Connection, note: str) -> dict[str, State]:
         return await read(connection, note)
     except MissingError:
         pass
-    columns = "entity, last_synced_id, 0, 0, 0, last_synced_at"
+    columns = "entity, last_synced_id, 0, 0, 0, last_synced_at, 0"
     try:
         rows = await connection.fetch(Statement(f"SELECT {columns} FROM wpp_sync_state", (), note))
     except MissingError:
@@ -140,12 +145,13 @@ async def write(connection: Connection, state: State, note: str) -> None:
     await connection.execute(
         Statement(
             "UPDATE wpp_sync_state SET last_synced_id = %s, settled_id = %s, settled_for = %s,"
-            " resync = %s, last_synced_at = CURRENT_TIMESTAMP WHERE entity = %s",
+            " resync = %s, rewound = %s, last_synced_at = CURRENT_TIMESTAMP WHERE entity = %s",
             (
                 state.last_synced_id,
                 state.settled_id,
                 state.settled_for,
                 state.resync,
+                state.rewound,
                 state.entity,
             ),
             note,
@@ -163,6 +169,7 @@ async def reset(
                 Statement(
                     "INSERT INTO wpp_sync_state (entity, resync) VALUES (%s, %s)"
                     " ON DUPLICATE KEY UPDATE last_synced_id = 0, settled_id = 0, settled_for = 0,"
+                    " rewound = 0,"
                     " resync = resync OR VALUES(resync), last_synced_at = CURRENT_TIMESTAMP",
                     (entity, resync),
                     note,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon import local, state
 from daemon.aio import Clock, together
 from daemon.central import Central, Page, key_of
-from daemon.db import Connection
+from daemon.db import NO_PARENT, Connection
 from daemon.errors import RewoundError, TransientError
 from daemon.schema import Plan
 from daemon.sql import Row
@@ -114,6 +114,9 @@ class Incremental:
     _MISSING = 500
     """Missing or quarantined rows fetched at once."""
 
+    _PARENT_SECONDS = 2.0
+    """So soon rows are tried again whose parent row was missing (a local foreign key)."""
+
     _RETRY_SECONDS = 600.0
     """So often the quarantined rows are tried again; at the start of a motion they are, too."""
 
@@ -176,6 +179,8 @@ class Incremental:
 
         A stop request ends it after the batch that is being written.
         """
+        if self.state.rewound:
+            raise self._rewound("its ids began again below what was read")
         table = self.plan.entity.central
         head = await self._central.head(table, self.plan.central_key)
         self.head = head.id
@@ -425,7 +430,7 @@ class Incremental:
         began = self._clock()
         following = self.state.moved(
             last_synced_id=watermark,
-            settled_id=settled,
+            settled_id=min(settled, _HIGHEST_KEY),  # somebody's id may be an unsigned one
             resync=self.state.resync and not finished,
         )
         async with self._connection.transaction():
@@ -442,6 +447,9 @@ class Incremental:
                 await local.delete(self._connection, self.plan, delete, self._note)
             await state.write(self._connection, following, self._note)
         self.quarantined = (self.quarantined | refused) - taken
+        if not retried and any(refusal.errno in NO_PARENT for refusal in refusals):
+            # The parent is copied by another entity, a moment later perhaps.
+            self.retry_at = min(self.retry_at, self._clock() + self._PARENT_SECONDS)
         self.state = following
         self._saved_at = self._clock()
         self._on_commit(
@@ -467,10 +475,28 @@ class Incremental:
             # at every poll, the position goes back to the head.
             self.position = head
             return
-        raise RewoundError(
-            f"{self.plan.entity.name}: central {table} ends at id {head} (next id {following}),"
-            f" but {self.position} was read already: the table was truncated or restored, and new"
-            " rows would get ids that count as copied",
-            hint=f"when central is right, run `wpp-sync reset {self._instance}"
-            f" {self.plan.entity.name}`",
+        name = self._entity
+        if self.state.settled_for != self.state.last_synced_id > head:
+            raise RewoundError(
+                f"{name}: the watermark {self.state.last_synced_id} was set above the newest id"
+                f" {head} of central {table}",
+                hint=f"it goes on when central gets there; or `wpp-sync reset {self._instance}"
+                f" {name}`",
+            )
+        # Written down, because central may soon be past the position again, and then nothing would
+        # show that the ids below are other rows.
+        async with self._connection.transaction():
+            await state.locked(self._connection, self.state, self._note)
+            self.state = replace(self.state, rewound=True)
+            await state.write(self._connection, self.state, self._note)
+        raise self._rewound(
+            f"it ends at id {head} (next id {following}), but {self.position} was read already"
+        )
+
+    def _rewound(self, why: str) -> RewoundError:
+        return RewoundError(
+            f"{self._entity}: central {self.plan.entity.central} was truncated or restored: {why};"
+            " new rows would get ids that count as copied",
+            hint=f"when central is right, run `wpp-sync resync {self._instance}`"
+            f" (or `wpp-sync reset {self._instance} {self._entity}`, which removes nothing)",
         )

@@ -66,7 +66,10 @@ class Writer:
         self.strikes.taken()
 
     def _refuse(self, row: Row, error: RowError | CollisionError) -> Refusal:
-        refusal = Refusal(key_of(row), error.errno, error.message)
+        errno, message = error.errno, error.message
+        if isinstance(error, CollisionError):
+            errno, message = 1062, "another row of the local table holds its unique key"
+        refusal = Refusal(key_of(row), errno, message)
         self.strikes.refused(self.plan.entity.name, refusal)
         return refusal
 

@@ -29,7 +29,7 @@ def column(
     default: str | None = None,
     extra: str = "",
 ) -> Column:
-    return Column(name, kind, kind, nullable, default, extra, None)
+    return Column(name, kind, kind, nullable, default, extra)
 
 
 def table(

@@ -366,8 +366,8 @@ MINE_TEXT = (
         (sql.kill(12, "n"), "KILL CONNECTION 12"),
         (
             sql.table_columns("t", "n"),
-            "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
-            " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
+            "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA"
+            " FROM information_schema.COLUMNS"
             " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't' ORDER BY ORDINAL_POSITION",
         ),
         (

@@ -81,6 +81,7 @@ def test_every_field_but_the_time_makes_a_difference() -> None:
         "settled_id": 2,
         "settled_for": 2,
         "resync": True,
+        "rewound": True,
     }
 
     assert {field.name for field in fields(State)} == {*others, "last_synced_at"}
@@ -94,15 +95,15 @@ def test_every_field_but_the_time_makes_a_difference() -> None:
     ("row", "state"),
     [
         (
-            (b"messages", b"12", b"10", b"11", b"1", b"2026-02-03 04:05:06"),
-            State("messages", 12, 10, 11, True, "2026-02-03 04:05:06"),
+            (b"messages", b"12", b"10", b"11", b"1", b"2026-02-03 04:05:06", b"1"),
+            State("messages", 12, 10, 11, True, "2026-02-03 04:05:06", True),
         ),
         (
-            (b"chats", b"9223372036854775807", b"0", b"0", b"0", b"2026-02-03 04:05:06"),
+            (b"chats", b"9223372036854775807", b"0", b"0", b"0", b"2026-02-03 04:05:06", b"0"),
             State("chats", 2**63 - 1, 0, 0, False, "2026-02-03 04:05:06"),
         ),
         # A table from the field may allow NULL where ours does not.
-        ((b"chats", None, None, None, None, None), State("chats", 0, 0, 0, False, "")),
+        ((b"Chats", None, None, None, None, None, None), State("chats", 0, 0, 0, False, "")),
     ],
 )
 def test_a_row_as_the_server_prints_it(row: Row, state: State) -> None:

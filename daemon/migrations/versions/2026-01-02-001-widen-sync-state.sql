@@ -11,3 +11,6 @@ ALTER TABLE wpp_sync_state ADD COLUMN settled_for BIGINT NOT NULL DEFAULT 0
 
 ALTER TABLE wpp_sync_state ADD COLUMN resync BOOLEAN NOT NULL DEFAULT FALSE
     COMMENT 'a full resync is under way';
+
+ALTER TABLE wpp_sync_state ADD COLUMN rewound BOOLEAN NOT NULL DEFAULT FALSE
+    COMMENT 'central ids began again: nothing is copied until a reset';
