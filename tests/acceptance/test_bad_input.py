@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -10,6 +13,7 @@ from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests import mirror
 from tests.daemon_process import DaemonProcess, run_cli
@@ -443,3 +447,52 @@ def test_a_migration_that_fails_half_way_is_mended_and_goes_on(
     assert history == [["2026-02-04-001-add-priority-column", "Add priority"]]
     assert mirror.rows(local, "SHOW TABLES LIKE 'report_days'") == [["report_days"]]
     assert mirror.differences(central, local) == ""
+
+
+# --- hostile requests and closed streams ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /v1/instances/nunes/sync HTTP/1.1\r\nHost: d\r\nContent-Type: application/json;"
+        b" charset=foo\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/instances/nunes/sync HTTP/1.1\r\nHost: d\r\nContent-Length: 19\r\n\r\n"
+        b'{"skip":["\\ud800"]}',
+        b"POST /v1/instances/nunes/sync HTTP/1.1\r\nHost: d\r\nContent-Length: 12\r\n\r\n"
+        b'{"\\ud800":1}',
+        b"POST /v1/instances/nunes/sync HTTP/1.1\r\nHost: d\r\nContent-Length: 4\r\n\r\n"
+        b"\xff\xfe\xfd{",
+        b"POST /v1/instances/nunes/sync HTTP/1.1\r\nHost: d\r\nContent-Encoding: deflate\r\n"
+        b"Content-Length: 4\r\n\r\njunk",
+    ],
+)
+def test_a_hostile_request_gets_an_answer_and_the_log_stays_json(
+    valid: Path, request_: bytes
+) -> None:
+    with DaemonProcess(valid) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        path = yaml.safe_load(valid.read_text())["control"]["socket"]
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(path)
+            connection.sendall(request_)
+            answer = connection.recv(65536)
+        assert b" 500 " not in answer.splitlines()[0]
+        assert b"Traceback" not in answer
+        assert daemon.state() == "idle"
+        assert daemon.log()
+
+
+def test_closed_and_full_output_is_no_bug(valid: Path) -> None:
+    command = f"{sys.executable} -m daemon.cli"
+    closed = subprocess.run(
+        ["sh", "-c", f"{command} sync nunes -c {valid} >&-"], capture_output=True, check=False
+    )
+    assert closed.returncode == 0, closed.stderr
+    full = subprocess.run(
+        ["sh", "-c", f"{command} check -c {valid} >/dev/full"], capture_output=True, check=False
+    )
+    assert full.returncode == 1
+    assert b"cannot write the output: No space left on device" in full.stderr
+    assert b"bug" not in full.stderr
