@@ -80,6 +80,8 @@ _HINTS = {
     1142: "GRANT the missing privilege to the account",
     1143: "GRANT the missing privilege to the account",
     1227: "GRANT the missing privilege to the account",
+    1054: "a column that this version expects is missing: was a migration undone, or changed?",
+    1146: "a table that this version expects is missing: was it dropped, or renamed?",
     1130: "the server accepts no connection from this host: check the account's host part",
     2003: "check host, port and socket, and that the server runs",
     2059: "the account uses an authentication plugin that the driver does not know",

@@ -97,6 +97,8 @@ async def _run(
         before = (
             "nothing of it is in effect"
             if number == 1
+            else "statement 1 is in effect"
+            if number == 2
             else f"statements 1 to {number - 1} are in effect"
         )
         message = f"migration {migration.id} stopped at statement {number} of {total} ({before})"
