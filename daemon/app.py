@@ -80,6 +80,22 @@ async def run(config: Config) -> None:
         await _Process(built).run()
 
 
+def stop_on_signals() -> asyncio.Event:
+    """For what runs once: the first INT or TERM sets the event, so that what is under way can be
+    finished; the next one ends the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave)
+    return stop
+
+
 class _Process:
     """One run of the daemon: startup, serve, shutdown. Signal handlers only record."""
 

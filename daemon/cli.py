@@ -173,14 +173,14 @@ def sync(
 async def _sync(
     built: Parts, names: Sequence[str], skip: Sequence[str], only: Sequence[str]
 ) -> int:
-    from daemon import operations
+    from daemon import app, operations
 
     chosen = [operations.pick(built.instances, n) for n in dict.fromkeys(names)] or list(
         built.instances.values()
     )
     left_out = {each.name: operations.left_out(each, skip, only) for each in chosen}
     worst = EXIT_OK
-    stop = _stop_on_signals()
+    stop = app.stop_on_signals()
     for instance in chosen:
         if stop.is_set():
             return _INTERRUPTED
@@ -192,23 +192,6 @@ async def _sync(
             code = error.exit_code
         worst = max(worst, code)
     return worst
-
-
-def _stop_on_signals() -> asyncio.Event:
-    """The first INT or TERM ends after the running batch; the next one ends at once."""
-    import signal
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def leave() -> None:
-        stop.set()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, leave)
-    return stop
 
 
 async def _sync_one(built: Parts, instance: Instance, skip: list[str], stop: asyncio.Event) -> int:

@@ -9,7 +9,6 @@ nothing with the daemon; any difference is a loud failure. Nothing is left behin
 from __future__ import annotations
 
 import asyncio
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from rich.live import Live
 from rich.table import Table
 
 from daemon.aio import wait_first
+from daemon.app import stop_on_signals
 from daemon.client import Client
 from daemon.demo import central as central_data
 from daemon.demo.compare import compare, report, subject
@@ -54,7 +54,7 @@ def run_demo(seconds: float | None) -> int:
 
 
 async def _demo(directory: Path, seconds: float | None, console: Console) -> int:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     with _servers(directory, console) as (central, local):
         databases = _databases(central, local, console)
         config = _write_config(directory, databases)
@@ -70,21 +70,6 @@ async def _demo(directory: Path, seconds: float | None, console: Console) -> int
             await _live(traffic, watch, stop, seconds)
             await watch.caught_up()
         return _verdict(databases, traffic, console)
-
-
-def _stop_on_signals() -> asyncio.Event:
-    """The first INT or TERM ends the traffic and compares; the next one ends at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def leave() -> None:
-        stop.set()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, leave)
-    return stop
 
 
 @contextmanager
