@@ -217,6 +217,13 @@ async def _sync_one(built: Parts, instance: Instance, skip: list[str], stop: asy
     late_text = f" ({late:,} late)" if late else ""
     interrupted = "  interrupted, goes on next time" if stop.is_set() else ""
     click.echo(f"{instance.name}  {told} rows{late_text}  {seconds:.2f} s{interrupted}")
+    kept = sum(instance.quarantined.values())
+    if kept:
+        click.echo(
+            f"{instance.name}  {kept:,} rows are in quarantine, not in the local tables:"
+            f" wpp-sync quarantine {instance.name}",
+            err=True,
+        )
     for _, message, hint in errors:
         _complain(WppSyncError(message, hint=hint))
     if stop.is_set():

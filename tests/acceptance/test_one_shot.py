@@ -377,3 +377,19 @@ def test_a_sync_that_is_interrupted_does_not_say_that_it_is_done(
 
     assert mirror.watermarks(local)["messages"] < 20_000
     assert code == 130
+
+
+def test_a_sync_says_that_rows_went_to_quarantine(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    config = write_config(central, {"nunes": local})
+    assert run_cli("sync", "nunes", "-c", config).returncode == 0
+    mirror.run(local, "ALTER TABLE wpp_messages MODIFY body VARCHAR(20)")
+    mirror.insert_message(central, 1, body="REPEAT('x', 21)")
+    mirror.insert_message(central, 2, body="'good'")
+    said = run_cli("sync", "nunes", "-c", config)
+    assert said.returncode == 0
+    assert "1 rows are in quarantine, not in the local tables" in said.stderr
+    listed = run_cli("quarantine", "nunes", "-c", config)
+    assert "Data too long" in listed.stdout
