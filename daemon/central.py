@@ -185,6 +185,10 @@ class Central:
                 shared.table_at = self._clock()
             return shared.table
 
+    def forget_table(self, name: str) -> None:
+        """What is known of the table's definition is stale."""
+        self._tables[name].table_at = float("-inf")
+
     async def lowest(self, table: str, key: str) -> int | None:
         """The lowest visible id; None when the table is empty."""
         ((found,),) = await self._fetch("head", sql.lowest(table, key, f"lowest {table}"))

@@ -102,6 +102,15 @@ class StateMovedError(WppSyncError):
     code = "state_moved"
 
 
+class PlanChangedError(WppSyncError):
+    """A table is not what it was when the entity's column plan was made.
+
+    Not a failure: the entity starts over with a new plan.
+    """
+
+    code = "schema_changed"
+
+
 class RewoundError(WppSyncError):
     """Central's newest id lies below what was already read: its ids started again."""
 
@@ -156,7 +165,7 @@ class CollisionError(DatabaseError):
 
 
 class MissingError(DatabaseError):
-    """A table or column that a statement names is not there (any more)."""
+    """A table, column or index is not what a statement takes it for: the plan is stale."""
 
     code = "schema"
 

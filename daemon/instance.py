@@ -17,16 +17,24 @@ from typing import Literal
 
 import structlog
 
-from daemon import config, db, schema, sql, state
+from daemon import config, db, local, schema, sql, state
 from daemon.aio import Backoff, Clock, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
-from daemon.errors import DatabaseError, StandbyError, TransientError, WppSyncError
+from daemon.errors import (
+    DatabaseError,
+    MissingError,
+    SchemaError,
+    StandbyError,
+    TransientError,
+    WppSyncError,
+)
 from daemon.metrics import Metrics
 from daemon.migrations import runner
 from daemon.migrations.files import Migration
 from daemon.migrations.runner import Applied
+from daemon.schema import Plan
 from daemon.state import State
 from daemon.sync import quarantine
 from daemon.sync.incremental import Committed, Incremental, Limits, Reach
@@ -45,6 +53,14 @@ SLOW_RETRY_SECONDS = 60.0
 
 HEARTBEAT_SECONDS = 15.0
 """An idle local connection is used so often: it stays open, and a reset made elsewhere is seen."""
+
+SCHEMA_RETRY_SECONDS = 15.0
+"""So often an entity is tried again whose tables are not as they must be."""
+
+_EVERY_KEY = (1 << 63) - 1
+
+_STARTS = 3
+"""So often an entity whose state or tables were changed meanwhile starts over within one pass."""
 
 _LONGEST_LOCK_NAME = 64
 _SAME_RUN_SECONDS = 3.0
@@ -116,6 +132,12 @@ class Instance:
         self._strikes: dict[str, Strikes] = {}
         self._retry_at: dict[str, float] = {}
         self._notes: dict[str, str] = {}
+        self._replanned: set[str] = set()
+        """The entities that have a new plan because a server called the old one stale."""
+
+        self._table_was_missing: set[str] = set()
+        """The entities whose local table was not there when it was last looked for."""
+
         self._state_is_old = False
         self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
@@ -193,7 +215,7 @@ class Instance:
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
         """One pass with all that may come of it; the seconds to wait before the next."""
         try:
-            result = await self.sync_pass(stop)
+            await self.sync_pass(stop)
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
@@ -220,7 +242,7 @@ class Instance:
         failures = backoff.reset()
         if failures:
             self._log.info("recovered", after_errors=failures)
-        return 0.0 if result.moved else jittered(self.settings.poll_interval)
+        return jittered(self.settings.poll_interval)
 
     async def close(self) -> None:
         """Write what is known, release the lock, close the connection."""
@@ -252,9 +274,16 @@ class Instance:
             try:
                 connection = await self._open()
                 await self._heartbeat(connection)
-                await self._begin_motions(connection, skip)
-                motions = {n: m for n, m in self.motions.items() if n not in skip}
-                result = await run_pass(motions, stop)
+                result = PassResult()
+                for _ in range(_STARTS):
+                    again = result.moved
+                    await self._begin_motions(connection, skip)
+                    chosen = again or [name for name in self.motions if name not in skip]
+                    motions = {n: self.motions[n] for n in chosen if n in self.motions}
+                    result.add(await run_pass(motions, stop))
+                    self._start_over_where_changed(result)
+                    if not result.moved:
+                        break
             except BaseException:
                 # In doubt the position is read again, never kept.
                 self.motions.clear()
@@ -267,10 +296,19 @@ class Instance:
                 self._metrics.pass_duration.observe(self._clock() - began)
             return result
 
-    def _note_result(self, result: PassResult, skip: Collection[str]) -> None:
-        for entity in result.moved:
-            self._log.info("state changed by somebody else, starting over", entity=entity)
+    def _start_over_where_changed(self, result: PassResult) -> None:
+        """Drop the motions whose state or tables somebody else has changed."""
+        for entity, error in list(result.errors.items()):
+            # The server calls the plan stale. Where a new one is no better, it is an error.
+            if isinstance(error, MissingError) and entity not in self._replanned:
+                self._replanned.add(entity)
+                self._shared.central.forget_table(self.entities[entity].central)
+                result.moved[entity] = result.errors.pop(entity)
+        for entity, change in result.moved.items():
+            self._log.info("starting over", entity=entity, reason=change.message)
             del self.motions[entity]
+
+    def _note_result(self, result: PassResult, skip: Collection[str]) -> None:
         for entity, error in result.errors.items():
             del self.motions[entity]
             self._entity_failed(entity, error)
@@ -280,6 +318,7 @@ class Instance:
                 if motion.position >= motion.head:
                     self._caught_up_at[entity] = self._clock()
                 self._gauges(entity, motion)
+                self._replanned.discard(entity)
                 if self.entity_errors.pop(entity, None) is not None:
                     self._log.info("entity recovered", entity=entity)
         if self.entity_errors:
@@ -291,17 +330,19 @@ class Instance:
             self._set_state("idle")
 
     def _entity_failed(self, entity: str, error: WppSyncError) -> None:
+        mends_itself = isinstance(error, SchemaError | MissingError)
+        pause = SCHEMA_RETRY_SECONDS if mends_itself else SLOW_RETRY_SECONDS
         known = self.entity_errors.get(entity)
         if known is None or known.message != error.message:
             self._log.error(
                 "entity failed", entity=entity, code=error.code, error=error.message,
-                hint=error.hint, next_try_s=SLOW_RETRY_SECONDS,
+                hint=error.hint, next_try_s=pause,
             )  # fmt: skip
         else:
             error.since = known.since
         self._metrics.errors.labels(self.name, error.code).inc()
         self.entity_errors[entity] = error
-        self._retry_at[entity] = self._clock() + jittered(SLOW_RETRY_SECONDS)
+        self._retry_at[entity] = self._clock() + jittered(pause)
 
     def _gauges(self, entity: str, motion: Incremental) -> None:
         labels = (self.name, entity)
@@ -453,7 +494,7 @@ class Instance:
         for entity, motion in list(self.motions.items()):
             now = found.get(entity)
             if now is None or not now.same(motion.state):
-                self._log.info("state changed by somebody else, starting over", entity=entity)
+                self._log.info("starting over", entity=entity, reason="its state row was changed")
                 del self.motions[entity]
 
     async def _begin_motions(self, connection: Connection, skip: Collection[str]) -> None:
@@ -477,11 +518,9 @@ class Instance:
                 self._entity_failed(entity.name, error)
 
     async def _motion(self, connection: Connection, entity: Entity) -> Incremental:
-        plan = schema.plan(
-            entity,
-            await self._shared.central.table(entity.central),
-            await schema.read(connection, entity.local, f"{self.name} schema {entity.local}"),
-        )
+        plan = await self._plan(connection, entity)
+        if entity.name in self._table_was_missing:
+            await self._begin_again_if_empty(connection, plan)
         if plan.note and self._notes.get(entity.name) != plan.note:
             self._notes[entity.name] = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
@@ -489,6 +528,7 @@ class Instance:
             plan,
             self.name,
             self.states[entity.name],
+            read_plan=lambda: self._plan(connection, entity),
             central=self._shared.central,
             connection=connection,
             limits=self._shared.limits,
@@ -498,3 +538,23 @@ class Instance:
             clock=self._clock,
             on_commit=self._committed,
         )
+
+    async def _plan(self, connection: Connection, entity: Entity) -> Plan:
+        """How the entity is copied between its tables as they stand now."""
+        table = await schema.read(connection, entity.local, f"{self.name} schema {entity.local}")
+        if table is None:
+            self._table_was_missing.add(entity.name)
+        return schema.plan(entity, await self._shared.central.table(entity.central), table)
+
+    async def _begin_again_if_empty(self, connection: Connection, plan: Plan) -> None:
+        """A table that was gone and is there again without a row was made anew: what the watermark
+        claims is not in it."""
+        entity, note = plan.entity.name, f"{self.name} {plan.entity.name}"
+        anything = await local.keys(
+            connection, plan, after=-_EVERY_KEY, upto=_EVERY_KEY, limit=1, note=note
+        )
+        if not anything and self.states[entity].position > 0 and not self.states[entity].rewound:
+            self._log.warning("local table made anew, copying from the start", entity=entity)
+            await state.reset(connection, [entity], resync=False, note=note)
+            self.states = await state.read(connection, note)
+        self._table_was_missing.discard(entity)

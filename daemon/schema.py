@@ -61,12 +61,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One index; `whole` is False where it holds only a prefix of a column."""
+    """One index; `whole` is False where it holds only a prefix of a column, `usable` where the
+    optimizer does not see it (MySQL: INVISIBLE, MariaDB: IGNORED). It is enforced all the same."""
 
     name: str
     unique: bool
     columns: tuple[str, ...]
     whole: bool
+    usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One copied column: where it stands, how central is asked for it, how local is told it."""
+    """One copied column: where it stands, how central is asked for it, how local is told it.
+    `types`: what it is on both sides; a plan made before one of them changed is another plan."""
 
     local: str
     central: str
     expression: str
     binary: bool
+    types: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,10 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
     parts = await connection.fetch(sql.table_indexes(table, note))
     ((engine,),) = await connection.fetch(sql.table_engine(table, note))
     indexes: dict[str, Index] = {}
-    for name, non_unique, column, sub_part in parts:
+    for part in parts:
+        # Manual, "SHOW INDEX Statement". The 14th column is MySQL's Visible or MariaDB's Ignored.
+        _, non_unique, name, _, column, _, _, sub_part, *_ = part
+        hidden = b"YES" if connection.mariadb else b"NO"
         known = indexes.get(_text(name))
         indexes[_text(name)] = Index(
             name=_text(name),
@@ -171,6 +178,7 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
             # A functional key part (MySQL 8) has no column: it can never be matched by name.
             columns=(*(known.columns if known else ()), _text(column)),
             whole=(known.whole if known else True) and sub_part is None and column is not None,
+            usable=part[13:14] != (hidden,),
         )
     return Table(
         name=table,
@@ -297,7 +305,9 @@ def _pair(source: Column, column: Column) -> Pair:
         # The text protocol prints six digits of a FLOAT. As a DOUBLE it prints all that it holds;
         # times one rather than plus zero, because -0.0 + 0 is 0.0.
         expression = f"{expression} * 1e0"
-    return Pair(column.name, source.name, expression, source.type in BINARY_TYPES)
+    binary = source.type in BINARY_TYPES
+    types = (source.full_type, column.full_type)
+    return Pair(column.name, source.name, expression, binary, types)
 
 
 def _key_pair(entity: Entity, local: Table, pairs: Sequence[Pair]) -> Pair:
@@ -356,7 +366,7 @@ def _index_for(entity: Entity, central: Table) -> str:
     own = ""
     for index in central.indexes:
         columns = tuple(column.lower() for column in index.columns)
-        if not index.whole:
+        if not index.whole or not index.usable:
             continue
         if columns[:2] == (instance, key) or (columns == (instance,) and key_is_primary):
             return index.name

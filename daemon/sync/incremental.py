@@ -9,14 +9,14 @@ row. After any error a new `Incremental` is made; in doubt the position is read 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from daemon import local, state
 from daemon.aio import Clock, together
 from daemon.central import Central, Page, key_of
 from daemon.db import NO_PARENT, Connection
-from daemon.errors import RewoundError, TransientError
+from daemon.errors import PlanChangedError, RewoundError, TransientError
 from daemon.schema import Plan
 from daemon.sql import Row
 from daemon.state import State
@@ -47,7 +47,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """One local transaction, as it is told to metrics, logs and progress bars."""
+    """One local transaction, as it is told to metrics, logs and progress bars. `rows` stand in the
+    local table now; `refused` ones do not."""
 
     entity: str
     rows: int
@@ -120,6 +121,10 @@ class Incremental:
     _RETRY_SECONDS = 600.0
     """So often the quarantined rows are tried again; at the start of a motion they are, too."""
 
+    _PLAN_SECONDS = 60.0
+    """Rows are written by a plan no older than this: the server tells of a column that is gone, but
+    not of a new one."""
+
     _COUNT_SECONDS = 30.0
     """So often the rows still to be copied are counted, while there are many."""
 
@@ -132,6 +137,7 @@ class Incremental:
         instance: str,
         known: State,
         *,
+        read_plan: Callable[[], Awaitable[Plan]],
         central: Central,
         connection: Connection,
         limits: Limits,
@@ -157,6 +163,8 @@ class Incremental:
 
         self._writer = Writer(connection, central, plan, instance, strikes)
         self._patient_writer = Writer(connection, central, plan, instance, Strikes(most=None))
+        self._read_plan = read_plan
+        self._planned_at = clock()
         self._instance = instance
         self._entity = plan.entity.name
         self._note = f"{instance} {plan.entity.name}"
@@ -222,10 +230,12 @@ class Incremental:
         while True:
             last = page.end >= upto or stop.is_set() or self._clock() >= deadline
             if last:
-                await self._take(page, sure)
+                copied += await self._take(page, sure)
             else:
-                _, following = await together(self._take(page, sure), self._read(page.end, upto))
-            copied += len(page.rows)
+                taken, following = await together(
+                    self._take(page, sure), self._read(page.end, upto)
+                )
+                copied += taken
             if last:
                 return copied
             page, sure = following
@@ -267,18 +277,21 @@ class Incremental:
         self._reach.learn(page)
         return page, sure
 
-    async def _take(self, page: Page, sure: int) -> None:
-        """Write a page's rows and move the position over all that it has looked at."""
+    async def _take(self, page: Page, sure: int) -> int:
+        """Write a page's rows and move the position over all that it has looked at; how many rows
+        the table took."""
         settled = self.settled
+        taken = 0
         if settled == page.after and not self.state.resync:
             # A full resync has to look at both sides of every id: it settles in `_look` alone.
             settled = max(settled, min(sure, page.end))
         if page.rows:
             watermark = max(self.state.last_synced_id, key_of(page.rows[-1]))
-            await self._commit(page.rows, watermark, settled)
+            taken = await self._commit(page.rows, watermark, settled)
         self.position = page.end
         self.settled = settled
         self.lag_rows = max(0, self.lag_rows - len(page.rows))
+        return taken
 
     # --- late rows ------------------------------------------------------------------------------
 
@@ -356,8 +369,8 @@ class Incremental:
                 self.plan, self._instance, keys, self._limits.bytes
             )
             if rows:
-                await self._commit(rows, self.state.last_synced_id, self.settled, late=len(rows))
-                copied += len(rows)
+                watermark = self.state.last_synced_id
+                copied += await self._commit(rows, watermark, self.settled, late=len(rows))
             if whole or not rows:
                 break
             reached = key_of(rows[-1])
@@ -425,8 +438,11 @@ class Incremental:
         release: Collection[int] = (),
         retried: bool = False,
         finished: bool = False,
-    ) -> None:
-        """Rows and state, or neither. The state row is locked first and compared: see `state`."""
+    ) -> int:
+        """Rows and state, or neither; how many rows the table took. The state row is locked first
+        and compared: see `state`."""
+        if rows:
+            await self._see_that_the_plan_holds()
         began = self._clock()
         following = self.state.moved(
             last_synced_id=watermark,
@@ -464,6 +480,15 @@ class Incremental:
                 settled_id=settled,
             )
         )
+        return len(rows) - len(refused)
+
+    async def _see_that_the_plan_holds(self) -> None:
+        """Look at both tables again now and then. Raises PlanChangedError, SchemaError."""
+        if self._clock() - self._planned_at < self._PLAN_SECONDS:
+            return
+        if await self._read_plan() != self.plan:
+            raise PlanChangedError(f"{self._entity}: columns or keys of its tables have changed")
+        self._planned_at = self._clock()
 
     async def _step_back_or_refuse(self, head: int) -> None:
         """The head lies below what was read. Rows deleted at the end do that, and harm nothing: the

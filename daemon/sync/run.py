@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from daemon.errors import (
     MissingError,
+    PlanChangedError,
     RewoundError,
     RowError,
     SchemaError,
@@ -29,19 +30,28 @@ _TURN_SECONDS = 1.0
 
 @dataclass(slots=True)
 class PassResult:
-    """What a pass did. `errors`: the entities that could not go on; `moved`: those whose state was
-    changed by somebody else, to be started over."""
+    """What a pass did. `errors`: the entities that could not go on; `moved`: those whose state or
+    tables were changed by somebody else, and what was: they are to be started over."""
 
     rows: dict[str, int] = field(default_factory=dict)
     late: int = 0
     deleted: int = 0
     errors: dict[str, WppSyncError] = field(default_factory=dict)
-    moved: set[str] = field(default_factory=set)
+    moved: dict[str, WppSyncError] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """Rows written, late ones included."""
         return sum(self.rows.values()) + self.late
+
+    def add(self, later: PassResult) -> None:
+        """What was done by another turn of the same pass, which has the last word on trouble."""
+        for entity, rows in later.rows.items():
+            self.rows[entity] = self.rows.get(entity, 0) + rows
+        self.late += later.late
+        self.deleted += later.deleted
+        self.errors.update(later.errors)
+        self.moved = later.moved
 
 
 async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> PassResult:
@@ -58,8 +68,8 @@ async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> P
                 result.errors[entity] = error
                 del turns[entity]
                 continue
-            except StateMovedError:
-                result.moved.add(entity)
+            except (StateMovedError, PlanChangedError) as change:
+                result.moved[entity] = change
                 del turns[entity]
                 continue
             result.rows[entity] += step.rows

@@ -45,9 +45,9 @@ BY_NUMBER: dict[type[DatabaseError], list[int]] = {
     ],
     AccessError: [1044, 1045, 1049, 1130, 1142, 1143, 1227, 1370, 1698, 1820, 1862, 2059, 3118,
                   4151],
-    MissingError: [1051, 1054, 1146, 1932],
+    MissingError: [1051, 1054, 1146, 1176, 1364, 1906, 1932, 3105],
     RowError: [
-        1048, 1364,  # NULL, no default
+        1048,  # NULL
         1062, 1586,  # duplicate key
         1118, 1153,  # row or packet too large
         1216, 1217, 1451, 1452,  # foreign key
@@ -56,7 +56,7 @@ BY_NUMBER: dict[type[DatabaseError], list[int]] = {
         3140, 3819, 4025,  # JSON, CHECK (MySQL, MariaDB)
     ],
     CollisionError: [1242],
-    DatabaseError: [0, 1064, 1231, 1176, 1305, 9999],
+    DatabaseError: [0, 1064, 1231, 1305, 9999],
 }  # fmt: skip
 
 
@@ -184,6 +184,7 @@ def test_a_cancellation_is_not_among_what_is_translated() -> None:
         ("StandbyError", "locked", 1),
         ("LockLostError", "lock_lost", 1),
         ("StateMovedError", "state_moved", 1),
+        ("PlanChangedError", "schema_changed", 1),
         ("RewoundError", "rewound", 1),
         ("DaemonUnreachableError", "daemon_unreachable", 3),
         ("DatabaseError", "database", 1),

@@ -372,10 +372,7 @@ MINE_TEXT = (
         ),
         (
             sql.table_indexes("t", "n"),
-            "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART"
-            " FROM information_schema.STATISTICS"
-            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't' AND INDEX_TYPE = 'BTREE'"
-            " ORDER BY INDEX_NAME, SEQ_IN_INDEX",
+            "SHOW INDEX FROM `t` WHERE Index_type = 'BTREE'",
         ),
     ],
 )  # fmt: skip
