@@ -368,6 +368,8 @@ def quarantine_(
 ) -> None:
     """The rows that the local tables refuse: list them, try them again, or give them up.
 
+    What was given up is not tried again before a reset or resync.
+
     \b
     Examples:
       wpp-sync quarantine nunes

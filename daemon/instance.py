@@ -524,6 +524,9 @@ class Instance:
         if plan.note and self._notes.get(entity.name) != plan.note:
             self._notes[entity.name] = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
+        waiting, discarded = await quarantine.keys(
+            connection, entity.name, f"{self.name} quarantine"
+        )
         return Incremental(
             plan,
             self.name,
@@ -534,7 +537,8 @@ class Instance:
             limits=self._shared.limits,
             reach=self._reach.setdefault(entity.name, Reach(self._shared.limits)),
             strikes=self._strikes.setdefault(entity.name, Strikes()),
-            quarantined=await quarantine.keys(connection, entity.name, f"{self.name} quarantine"),
+            quarantined=waiting,
+            discarded=discarded,
             clock=self._clock,
             on_commit=self._committed,
         )

@@ -71,9 +71,10 @@ async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None
 async def discard_quarantine(
     instance: Instance, entity: str | None = None, keys: Collection[int] = ()
 ) -> int:
-    """Give rows up: take them out of the quarantine without having copied them. Returns how many.
+    """Give rows up that wait in quarantine: they are not tried again. Returns how many.
 
-    All of them, those of one entity, or of that those with these keys.
+    All of them, those of one entity, or of that those with these keys. They stay written down; a
+    reset or resync tries them again.
     """
     if entity is not None:
         check_entities(instance, [entity])
@@ -81,11 +82,13 @@ async def discard_quarantine(
         chosen = [
             entry
             for entry in await quarantine.entries(connection, quarantine.MOST_ROWS * 10, note)
-            if entity in {None, entry.entity} and (not keys or entry.id in keys)
+            if entry.discarded_at is None
+            and entity in {None, entry.entity}
+            and (not keys or entry.id in keys)
         ]
         for name in {entry.entity for entry in chosen}:
             ids = [entry.id for entry in chosen if entry.entity == name]
-            await quarantine.release(connection, name, ids, note)
+            await quarantine.discard(connection, name, ids, note)
     instance.retry_quarantine()  # so that it counts what is left
     return len(chosen)
 

@@ -92,12 +92,13 @@ def _history(each: dict[str, Any]) -> Table:
 def quarantine(rows: Sequence[dict[str, Any]]) -> None:
     """Print the rows in quarantine."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("entity", "id", "error", "tries", "first", "last", "message"):
+    for name in ("entity", "id", "error", "tries", "first", "last", "given up", "message"):
         table.add_column(name)
     for row in rows:
         table.add_row(
             row["entity"], str(row["id"]), str(row["errno"]), str(row["tries"]),
-            row["first_tried_at"], row["last_tried_at"], escape(row["message"]),
+            row["first_tried_at"], row["last_tried_at"], row.get("discarded_at") or "",
+            escape(row["message"]),
         )  # fmt: skip
     console = _console()
     console.print(table if rows else "nothing in quarantine")

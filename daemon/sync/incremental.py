@@ -144,6 +144,7 @@ class Incremental:
         reach: Reach,
         strikes: Strikes,
         quarantined: set[int],
+        discarded: set[int],
         clock: Clock,
         on_commit: Callable[[Committed], None],
     ) -> None:
@@ -156,7 +157,10 @@ class Incremental:
         """Rows still to be copied, as last counted, less what was copied since."""
 
         self.quarantined = quarantined
-        """The keys of the rows in quarantine."""
+        """The keys of the rows that wait in quarantine."""
+
+        self.discarded = discarded
+        """The keys of the rows that an operator has given up."""
 
         self.retry_at = clock() + (0.0 if quarantined else self._RETRY_SECONDS)
         """When the quarantined rows are tried again."""
@@ -350,7 +354,7 @@ class Incremental:
         if len(ours) == self._KEYS and ours[-1] < end:
             end = ours[-1]
             theirs = [key for key in theirs if key <= end]
-        missing = sorted(set(theirs) - set(ours) - self.quarantined)
+        missing = sorted(set(theirs) - set(ours) - self.quarantined - self.discarded)
         extra = sorted(set(ours) - set(theirs)) if claim and self.state.resync else []
         copied = 0
         for start in range(0, len(missing), self._MISSING):
@@ -382,8 +386,10 @@ class Incremental:
     async def _retry(self, stop: asyncio.Event) -> None:
         """Try the quarantined rows once more; those that central no longer has are let go."""
         self.retry_at = self._clock() + self._RETRY_SECONDS
-        waiting = sorted(await quarantine.keys(self._connection, self._entity, self._note))
-        self.quarantined = set(waiting)
+        self.quarantined, self.discarded = await quarantine.keys(
+            self._connection, self._entity, self._note
+        )
+        waiting = sorted(self.quarantined)
         while waiting and not stop.is_set():
             some = waiting[: self._MISSING]
             rows, whole = await self._central.rows(
@@ -457,12 +463,15 @@ class Incremental:
             if len(self.quarantined | refused) > quarantine.MOST_ROWS:
                 raise quarantine.note_full(self._entity)
             await quarantine.put(self._connection, self._entity, refusals, self._note)
-            taken = self.quarantined & ({key_of(row) for row in rows} - refused | set(release))
+            taken = ({key_of(row) for row in rows} - refused | set(release)) & (
+                self.quarantined | self.discarded
+            )
             await quarantine.release(self._connection, self._entity, taken, self._note)
             if delete:
                 await local.delete(self._connection, self.plan, delete, self._note)
             await state.write(self._connection, following, self._note)
         self.quarantined = (self.quarantined | refused) - taken
+        self.discarded -= refused | taken
         if not retried and any(refusal.errno in NO_PARENT for refusal in refusals):
             # The parent is copied by another entity, a moment later perhaps.
             self.retry_at = min(self.retry_at, self._clock() + self._PARENT_SECONDS)

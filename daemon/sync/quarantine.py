@@ -2,7 +2,8 @@
 
 A refused row is written down in the transaction that moves the watermark past it. It is tried again
 when the entity starts (after a migration, that is) and at a slow interval; once the table takes it,
-or central no longer has it, it leaves the quarantine.
+or central no longer has it, it leaves the quarantine. A row that an operator has discarded stays
+written down, so that it is not taken for a missing one; it is tried again only after a reset.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of wpp_sync_quarantine; times are UTC, `YYYY-MM-DD HH:MM:SS`."""
+    """A row of wpp_sync_quarantine; times are UTC, `YYYY-MM-DD HH:MM:SS`. `discarded_at`: when an
+    operator gave it up, None while it waits."""
 
     entity: str
     id: int
@@ -41,6 +43,7 @@ class Entry:
     first_tried_at: str
     last_tried_at: str
     tries: int
+    discarded_at: str | None
 
 
 class Strikes:
@@ -76,34 +79,47 @@ def note_full(entity: str) -> SchemaError:
     )
 
 
-async def keys(connection: Connection, entity: str, note: str) -> set[int]:
-    """The keys of an entity's rows in quarantine."""
+async def keys(connection: Connection, entity: str, note: str) -> tuple[set[int], set[int]]:
+    """The keys of an entity's rows that wait in quarantine, and of those that were given up."""
     rows = await connection.fetch(
-        Statement("SELECT id FROM wpp_sync_quarantine WHERE entity = %s", (entity,), note)
+        Statement(
+            "SELECT id, discarded_at IS NULL FROM wpp_sync_quarantine WHERE entity = %s",
+            (entity,),
+            note,
+        )
     )
-    return {int(key) for (key,) in rows if key is not None}
+    waiting = {int(key or 0) for key, waits in rows if waits == b"1"}
+    return waiting, {int(key or 0) for key, _ in rows} - waiting
 
 
 async def counts(connection: Connection, note: str) -> dict[str, int]:
-    """How many rows of each entity lie in quarantine."""
+    """How many rows of each entity wait in quarantine."""
     rows = await connection.fetch(
-        Statement("SELECT entity, COUNT(*) FROM wpp_sync_quarantine GROUP BY entity", (), note)
+        Statement(
+            "SELECT entity, COUNT(*) FROM wpp_sync_quarantine WHERE discarded_at IS NULL"
+            " GROUP BY entity",
+            (),
+            note,
+        )
     )
     return {(entity or b"").decode(): int(number or 0) for entity, number in rows}
 
 
 async def entries(connection: Connection, limit: int, note: str) -> list[Entry]:
-    """What lies in quarantine, at most `limit` rows."""
+    """What lies in quarantine, at most `limit` rows; what was given up comes last."""
     rows = await connection.fetch(
         Statement(
-            "SELECT entity, id, errno, message, first_tried_at, last_tried_at, tries"
-            " FROM wpp_sync_quarantine ORDER BY entity, id LIMIT %s",
+            "SELECT entity, id, errno, message, first_tried_at, last_tried_at, tries,"
+            " discarded_at FROM wpp_sync_quarantine"
+            " ORDER BY discarded_at IS NOT NULL, entity, id LIMIT %s",
             (limit,),
             note,
         )
     )
     texts = [[(value or b"").decode("utf-8", "replace") for value in row] for row in rows]
-    return [Entry(t[0], int(t[1]), int(t[2]), t[3], t[4], t[5], int(t[6])) for t in texts]
+    return [
+        Entry(t[0], int(t[1]), int(t[2]), t[3], t[4], t[5], int(t[6]), t[7] or None) for t in texts
+    ]
 
 
 async def put(connection: Connection, entity: str, refusals: Sequence[Refusal], note: str) -> None:
@@ -113,7 +129,8 @@ async def put(connection: Connection, entity: str, refusals: Sequence[Refusal], 
             Statement(
                 "INSERT INTO wpp_sync_quarantine (entity, id, errno, message)"
                 " VALUES (%s, %s, %s, %s) ON DUPLICATE KEY UPDATE errno = VALUES(errno),"
-                " message = VALUES(message), last_tried_at = CURRENT_TIMESTAMP, tries = tries + 1",
+                " message = VALUES(message), last_tried_at = CURRENT_TIMESTAMP, tries = tries + 1,"
+                " discarded_at = NULL",
                 (entity, refusal.key, refusal.errno, refusal.message[:2000]),
                 note,
             )
@@ -129,6 +146,21 @@ async def release(connection: Connection, entity: str, released: Collection[int]
         Statement(
             f"DELETE FROM wpp_sync_quarantine WHERE entity = %s AND id IN ({marks})",
             (entity, *sorted(released)),
+            note,
+        )
+    )
+
+
+async def discard(connection: Connection, entity: str, given_up: Collection[int], note: str) -> int:
+    """Give these up, where they wait; how many did."""
+    if not given_up:
+        return 0
+    marks = ", ".join(["%s"] * len(given_up))
+    return await connection.execute(
+        Statement(
+            "UPDATE wpp_sync_quarantine SET discarded_at = CURRENT_TIMESTAMP"
+            f" WHERE entity = %s AND discarded_at IS NULL AND id IN ({marks})",
+            (entity, *sorted(given_up)),
             note,
         )
     )

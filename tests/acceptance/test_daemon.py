@@ -391,7 +391,7 @@ def test_metrics_have_the_names_types_and_labels_that_dashboards_use(
         assert daemon.metric("wpp_sync_last_synced_id", **named) == max(ids)
         assert daemon.metric("wpp_sync_lag_rows", **named) == 0
         assert daemon.metric("wpp_sync_lag_seconds", **named) == 0
-        assert daemon.metric("wpp_sync_migrations_applied_total", wpp_instance="nunes") == 11
+        assert daemon.metric("wpp_sync_migrations_applied_total", wpp_instance="nunes") == 12
         assert daemon.metric("wpp_sync_instance_state", wpp_instance="nunes") == 1
         assert daemon.metric("wpp_sync_instance_state", wpp_instance="nunes", state="idle") == 1
         succeeded = daemon.metric("wpp_sync_last_success_timestamp_seconds", wpp_instance="nunes")
