@@ -85,7 +85,7 @@ class Central:
         self._roles_lock = asyncio.Lock()
         self._validity = Validity(False, "not asked yet")
         self._validity_at = float("-inf")
-        self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(rule))
+        self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(self.rule))
 
     async def head(self, table: str, key: str) -> Head:
         """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
@@ -161,14 +161,22 @@ class Central:
                 async with self._asking("roles") as connection:
                     self._validity = await evidence.validity(connection)
                 self._validity_at = self._clock()
+                self.rule = self.rule.above(self._validity.lock_wait)
+                for shared in self._tables.values():
+                    shared.settling.rule = self.rule
             return self._validity
 
     def settle_words(self) -> str:
         """Which rule of settling is in force and why, for people; as last seen."""
         timed = f"an id settles {self.rule.timed:g} s after it was seen" if self.rule.timed else ""
-        if not self.rule.exact:
-            return f"timed: {timed} (sync.settle)"
         valid = self._validity
+        if not self.rule.exact:
+            short = valid.lock_wait is not None and valid.lock_wait >= (self.rule.timed or 0)
+            doubt = (
+                f"; an INSERT that waits longer for a lock may be missed: central's"
+                f" innodb_lock_wait_timeout is {valid.lock_wait:g} s"
+            )
+            return f"timed: {timed} (sync.settle)" + (doubt if short else "")
         if valid.exact:
             return f"exact: {valid.reason}" + (f"; at the latest {timed}" if timed else "")
         if timed:

@@ -29,26 +29,33 @@ class Validity:
 
     exact: bool
     reason: str
+    lock_wait: float | None = None
+    """Seconds that an INSERT waits for a lock on this server (innodb_lock_wait_timeout), so between
+    the moment it draws its id and the moment its row can be seen in flight; None: not known."""
 
 
 async def validity(connection: Connection) -> Validity:
     """Exact evidence needs the PROCESS privilege (else the list shows our own transactions only)
     and a primary that alone gives out ids: no replica, no Galera, no group with many primaries."""
-    try:
-        await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY))
-        appliers = await connection.fetch(sql.applier_threads())
-    except AccessError as error:
-        return Validity(False, f"the account lacks the PROCESS privilege (error {error.errno})")
-    except MissingError as error:
-        return Validity(False, f"the server has no list of transactions (error {error.errno})")
     rows = await connection.fetch(sql.server_roles())
     settings = {
         (name or b"").decode().lower(): (value or b"").decode().upper() for name, value in rows
     }
-    reason = shared_by(settings, applies=bool(appliers) and appliers[0][0] not in {None, b"0"})
+    waits = settings.get("innodb_lock_wait_timeout", "")
+    lock_wait = float(waits) if waits.isdigit() else None
+    try:
+        await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY))
+        appliers = await connection.fetch(sql.applier_threads())
+    except AccessError as error:
+        reason = f"the account lacks the PROCESS privilege (error {error.errno})"
+    except MissingError as error:
+        reason = f"the server has no list of transactions (error {error.errno})"
+    else:
+        applies = bool(appliers) and appliers[0][0] not in {None, b"0"}
+        reason = shared_by(settings, applies=applies)
     if reason:
-        return Validity(False, reason)
-    return Validity(True, "the account has PROCESS and the server is a writable primary")
+        return Validity(False, reason, lock_wait)
+    return Validity(True, "the account has PROCESS and the server is a writable primary", lock_wait)
 
 
 def shared_by(settings: Mapping[str, str], *, applies: bool) -> str:

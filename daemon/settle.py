@@ -7,8 +7,9 @@ again. A head H, seen at a time t, is settled when two things are known:
 - no transaction that drew an id <= H by t can still be about to insert it. *Exact*: a list of the
   server's transactions, read at least 1 s after t, has no writing one that started before t + 1 s
   (trx_started has 1 s resolution, the list is cached for 0.1 s, and an id is drawn a moment before
-  its transaction starts). *Timed*: the settle time has passed since t; 60 s is above
-  innodb_lock_wait_timeout's default of 50 s, the longest that an INSERT waits between the two.
+  its transaction starts). *Timed*: the settle time has passed since t; it is above
+  innodb_lock_wait_timeout, the longest that an INSERT waits between the two: 60 s, or 10 s more
+  than what central has set.
 - no row with an id <= H is inserted and not committed: READ UNCOMMITTED shows none that a later
   READ COMMITTED scan lacks. Such an id is *in flight*, however long its transaction stays open.
 """
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 TIMED_DEFAULT = 60.0
+
+_ABOVE_LOCK_WAIT = 10.0
 
 _MARGIN = 1.0
 """Seconds around t: see the module's text."""
@@ -46,6 +49,15 @@ class Rule:
         if setting == "exact":
             return cls(None, exact=True)
         return cls(setting, exact=False)
+
+    def above(self, lock_wait: float | None) -> Rule:
+        """The rule for a server on which an INSERT waits up to `lock_wait` seconds for a lock.
+
+        A settle time that somebody has set is left alone; `auto` follows the server.
+        """
+        if lock_wait is None or self.timed is None or not self.exact:
+            return self
+        return Rule(max(self.timed, lock_wait + _ABOVE_LOCK_WAIT), self.exact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class Settling:
     """
 
     def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+        self.rule = rule
         self._forget()
 
     def _forget(self) -> None:
@@ -116,7 +128,7 @@ class Settling:
                 self._heads = self._heads[::2]
 
     def _spacing(self) -> float:
-        return min(_MARGIN / 2, (self._rule.timed or TIMED_DEFAULT) / 64)
+        return min(_MARGIN / 2, (self.rule.timed or TIMED_DEFAULT) / 64)
 
     @staticmethod
     def _jumped(last: Head, head: Head) -> bool:
@@ -126,11 +138,11 @@ class Settling:
 
     def wants_writers(self) -> bool:
         """Whether a list of transactions could prove something now."""
-        return self._rule.exact and bool(self._heads)
+        return self.rule.exact and bool(self._heads)
 
     def saw_writers(self, writers: Writers) -> None:
         """Note a list of transactions."""
-        if not self._rule.exact:
+        if not self.rule.exact:
             return
         for head in self._heads:
             late_enough = writers.at - head.at >= _MARGIN
@@ -141,10 +153,10 @@ class Settling:
         self._drop_proven()
 
     def _prove_by_time(self, now: float) -> None:
-        if self._rule.timed is None:
+        if self.rule.timed is None:
             return
         for head in self._heads:
-            if now - head.at >= self._rule.timed:
+            if now - head.at >= self.rule.timed:
                 self._proven = max(self._proven, head.id)
         self._drop_proven()
 

@@ -192,10 +192,11 @@ def applier_threads() -> Statement:
 
 
 def server_roles() -> Statement:
-    """The server's settings that say whether it alone gives out ids."""
+    """The server's settings that say whether it alone gives out ids, and how long a lock is waited
+    for."""
     return Statement(
         "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'read_only',"
-        " 'super_read_only', 'group_replication_group_name')",
+        " 'super_read_only', 'group_replication_group_name', 'innodb_lock_wait_timeout')",
         (),
         "roles",
     )

@@ -64,6 +64,16 @@ class Servers(NamedTuple):
         return self.local.create_database(f"local_{next(_numbers)}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also what takes minutes")
+
+
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether this run may take minutes."""
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture(scope="session")
 def mariadb_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised data directory, shared by all workers of a parallel run."""

@@ -149,7 +149,11 @@ async def words(built: Parts) -> str:
     [
         ("auto", "timed: an id settles 60 s after it was seen; not exact, because the account"),
         ("exact", "none: sync.settle asks for exact, but the account lacks the PROCESS privilege"),
-        ("5s", "timed: an id settles 5 s after it was seen (sync.settle)"),
+        (
+            "5s",
+            "timed: an id settles 5 s after it was seen (sync.settle); an INSERT that waits longer",
+        ),
+        ("90s", "timed: an id settles 90 s after it was seen (sync.settle)"),
     ],
 )
 async def test_without_process_the_timed_rule_is_in_force_and_it_says_so(
@@ -159,6 +163,20 @@ async def test_without_process_the_timed_rule_is_in_force_and_it_says_so(
     config = write_config(limited, {"nunes": databases.local}, sync={"settle": setting})
     async with parts(config) as built:
         assert (await words(built)).startswith(expected)
+
+
+async def test_auto_follows_how_long_central_lets_an_insert_wait(
+    databases: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    limited = account(servers, databases.central, f"SELECT ON {databases.central['database']}.*")
+    servers.central.execute("SET GLOBAL innodb_lock_wait_timeout = 200")
+    try:
+        async with parts(write_config(limited, {"nunes": databases.local})) as built:
+            assert "timed: an id settles 210 s after it was seen" in await words(built)
+            await a_pass(built.instances["nunes"])
+            assert built.central._tables["messages"].settling.rule.timed == 210
+    finally:
+        servers.central.execute("SET GLOBAL innodb_lock_wait_timeout = 50")
 
 
 async def test_exact_without_evidence_settles_nothing_and_copies_all_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -279,3 +280,27 @@ TestExact = ExactServer.TestCase
 TestBoth = ServerWithBoth.TestCase
 for case in (TestTimed, TestExact, TestBoth):
     case.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "lock_wait", "timed"),
+    [
+        ("auto", None, 60),
+        ("auto", 50, 60),
+        ("auto", 120, 130),
+        ("exact", 120, None),
+        (5.0, 50, 5),
+    ],
+)
+def test_auto_waits_longer_than_an_insert_on_that_server_does(
+    setting: Literal["auto", "exact"] | float, lock_wait: float | None, timed: float | None
+) -> None:
+    assert Rule.of(setting).above(lock_wait).timed == timed
+
+
+def test_a_head_that_was_seen_before_the_rule_was_raised_waits_for_the_new_time() -> None:
+    settling = Settling(Rule.of("auto"))
+    settling.saw_head(Head(10, at=0.0, server_at=0.0))
+    settling.rule = settling.rule.above(300.0)
+    assert settling.question(0, 309.0) is None
+    assert settling.question(0, 310.0) == Window(0, 10)

@@ -1,0 +1,189 @@
+"""A broken version of each rule must make a test fail: which rule, how it is broken, which test.
+
+The breaks are applied to a copy of the tree, never to this one. That each of them still fits the
+code is tested in every run; that the tests named catch it, with `--long`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Mutant(NamedTuple):
+    """One rule, broken: `old` becomes `new` in `file`, and one of `tests` must fail."""
+
+    rule: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "rows and watermark commit together",
+        "daemon/sync/incremental.py",
+        "            writer = self._patient_writer if retried else self._writer\n",
+        "            await state.write(self._connection, following, self._note)\n"
+        "        async with self._connection.transaction():\n"
+        "            writer = self._patient_writer if retried else self._writer\n",
+        "tests/fault/test_kill_sweep.py",
+    ),
+    Mutant(
+        "an id in flight holds the settled id",
+        "daemon/evidence.py",
+        "    return looked_to, seen - committed\n",
+        "    return looked_to, set()\n",
+        "tests/integration/test_settling.py",
+    ),
+    Mutant(
+        "late rows are looked for",
+        "daemon/sync/incremental.py",
+        "        missing = sorted(set(theirs) - set(ours) - self.quarantined - self.discarded)\n",
+        "        missing: list[int] = []\n",
+        "tests/integration/test_settling.py",
+    ),
+    Mutant(
+        "the position never lies beyond the head",
+        "daemon/sync/incremental.py",
+        "await self._copy(head.id, stop, deadline)",
+        "await self._copy(head.id + 5, stop, deadline)",
+        "tests/integration/test_copying.py tests/integration/test_settling.py",
+    ),
+    Mutant(
+        "a bound is claimed only as far as it was scanned",
+        "daemon/central.py",
+        "        end = key_of(found[-1]) if full and found else upto\n",
+        "        end = upto\n",
+        "tests/integration/test_copying.py",
+    ),
+    Mutant(
+        "an upsert never touches another row through a unique key",
+        "daemon/sql.py",
+        'f"{quote(key)} = IF({quote(key)} = VALUES({quote(key)}), {quote(key)},"\n'
+        '        " (SELECT 1 UNION SELECT 2))"',
+        'f"{quote(key)} = {quote(key)}"',
+        "tests/integration/test_collisions.py",
+    ),
+    Mutant(
+        "the state row is compared before anything is written",
+        "daemon/state.py",
+        "    if not rows or not _state(rows[0]).same(known):\n",
+        "    if not rows:\n",
+        "tests/integration/test_copying.py",
+    ),
+    Mutant(
+        "one copier",
+        "daemon/instance.py",
+        '            if got == b"1":\n',
+        '            if got in {b"0", b"1"}:\n',
+        "tests/fault/test_crashes.py",
+    ),
+    Mutant(
+        "in doubt the position is read again, never kept",
+        "daemon/instance.py",
+        "                # In doubt the position is read again, never kept.\n"
+        "                self.motions.clear()\n",
+        "",
+        "tests/fault",
+    ),
+    Mutant(
+        "an instance's name is compared byte for byte",
+        "daemon/sql.py",
+        ' AND CAST(CONVERT({column} USING utf8mb4) AS BINARY) = %s")\n'
+        "        args += [instance, instance.encode()]",
+        '")\n        args += [instance]',
+        "tests/integration/test_copying.py",
+    ),
+    Mutant(
+        "a value is never cut",
+        "daemon/db.py",
+        '    "STRICT_ALL_TABLES,ALLOW_INVALID_DATES',
+        '    "ALLOW_INVALID_DATES',
+        "tests/integration/test_quarantine.py",
+    ),
+    Mutant(
+        "a refused row is written down with the watermark",
+        "daemon/sync/incremental.py",
+        "            await quarantine.put(self._connection, self._entity, refusals, self._note)\n",
+        "",
+        "tests/integration/test_quarantine.py",
+    ),
+    Mutant(
+        "a list of transactions proves only what was seen a second before it",
+        "daemon/settle.py",
+        "            late_enough = writers.at - head.at >= _MARGIN\n",
+        "            late_enough = True\n",
+        "tests/unit/test_settle.py",
+    ),
+    Mutant(
+        "a connection whose COMMIT was not answered is not used again",
+        "daemon/db.py",
+        "        except DatabaseError:\n            self.discard()\n            raise\n",
+        "        except DatabaseError:\n            pass\n",
+        "tests/fault",
+    ),
+    Mutant(
+        "a rewound entity stays so until a reset",
+        "daemon/sync/incremental.py",
+        "            self.state = replace(self.state, rewound=True)\n",
+        "",
+        "tests/integration/test_broken_once.py",
+    ),
+)
+
+IDS = [mutant.rule for mutant in MUTANTS]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=IDS)
+def test_each_break_fits_the_code(mutant: Mutant) -> None:
+    assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
+    assert all((ROOT / test).exists() for test in mutant.tests.split())
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Path]:
+    """A copy of what the tests need."""
+    for name in ("daemon", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def _tests(tree: Path, tests: str) -> int:
+    """Run these tests in that tree; pytest's exit code."""
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *tests.split()],
+        check=False,
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout[-2000:])  # noqa: T201 - pytest shows it with a failure
+    return done.returncode
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=IDS)
+def test_each_break_is_caught(mutant: Mutant, tree: Path, long_run: bool) -> None:
+    if not long_run:
+        pytest.skip("only with --long")
+    file = tree / mutant.file
+    file.write_text(file.read_text().replace(mutant.old, mutant.new))
+    assert _tests(tree, mutant.tests) == 1
