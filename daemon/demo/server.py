@@ -156,6 +156,8 @@ def run_initialisation(command: Sequence[str], directory: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # See PrivateServer on temporary tables.
+        env={**os.environ, "TMPDIR": str(directory.parent)},
     )
     if done.returncode != 0:
         said = done.stdout.decode(errors="backslashreplace")
@@ -238,6 +240,9 @@ class PrivateServer(ABC):
         self.directory = directory
         self.datadir = directory / "data"
         self.error_log = directory / "error.log"
+        # A server that starts deletes whatever looks like a temporary table in there: in /tmp,
+        # other servers' too, in the middle of their queries.
+        self._temporary = directory / "tmp"
         self._options = tuple(options)
         self._template = template
         self._process: subprocess.Popen[bytes] | None = None
@@ -408,11 +413,13 @@ class PrivateServer(ABC):
 
     def _start_once(self) -> None:
         self._note_end()
+        self._temporary.mkdir(exist_ok=True)
         log_before = self.error_log.stat().st_size if self.error_log.exists() else 0
         command = [
             *self._program(),
             *as_root(),
             f"--datadir={self.datadir}",
+            f"--tmpdir={self._temporary}",
             f"--socket={self.socket}",
             f"--port={self._port}",
             f"--pid-file={self.directory / 'pid'}",

@@ -216,6 +216,19 @@ def test_a_crash_is_found_out(directory: Path, mariadb_template: Path) -> None:
     assert any("shaky ended with status" in line for line in crashes)
 
 
+def test_a_starting_server_leaves_other_servers_temporary_tables_alone(
+    directory: Path, mariadb_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deletes what it finds in its own: in one that is shared, a running query's."""
+    monkeypatch.setenv("TMPDIR", str(directory))
+    other = directory / "#sql-temptable-1-2-3.MAI"
+    other.touch()
+    with MariaDB(directory / "server", name="guest", template=mariadb_template):
+        assert other.exists()
+    template(directory / "t")
+    assert other.exists()
+
+
 def test_the_server_outlives_the_thread_that_started_it(
     directory: Path, mariadb_template: Path
 ) -> None:
