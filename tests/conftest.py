@@ -45,6 +45,7 @@ LOCAL_OPTIONS = (
 )
 
 FAMILIES: dict[str, type[PrivateServer]] = {"mariadb": MariaDB, "mysql": MySQL}
+NO_MYSQL = "there is no MySQL server"
 ON_ALL_PAIRS = ("integration", "fault")
 
 _numbers = count(1)
@@ -120,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pair" not in metafunc.fixturenames or not everywhere or alone:
         return
     missing = mysql_server.missing()
-    skipped = [pytest.mark.skip(f"no MySQL server: {missing}")] if missing else []
+    skipped = [pytest.mark.skip(f"{NO_MYSQL}: {missing}")] if missing else []
     metafunc.parametrize(
         "pair",
         [
@@ -136,14 +137,16 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """What nobody should overlook: servers that this run says nothing about."""
-    missing = mysql_server.missing()
     left_out = [name for name in PAIRS if name not in _wanted(config)]
-    without = [name for name in _wanted(config) if missing and "mysql" in PAIRS[name]]
     if left_out:
         terminalreporter.write_line(f"not tested (--families): {', '.join(left_out)}", yellow=True)
-    if without:
+    skipped = terminalreporter.stats.get("skipped", [])
+    number = sum(NO_MYSQL in str(report.longrepr) for report in skipped)
+    if number:
+        without = [name for name in _wanted(config) if "mysql" in PAIRS[name]]
         terminalreporter.write_line(
-            f"SKIPPED, there is no MySQL server: {', '.join(without)} ({missing})", yellow=True
+            f"SKIPPED {number} tests of {', '.join(without)}: {NO_MYSQL}: {mysql_server.missing()}",
+            yellow=True,
         )
 
 
