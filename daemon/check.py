@@ -25,6 +25,8 @@ _GRANT = re.compile(
     r"GRANT (?P<what>.+?) ON (?:TABLE )?(?P<on>`(?:[^`]|``)*`|\S+?)\.(?P<table>\S+) TO ",
     re.IGNORECASE,
 )
+# How the second version of EXPLAIN's JSON calls what the first one and MariaDB call so.
+_ACCESS = {"index_range_scan": "range", "index_scan": "index", "index_lookup": "ref"}
 # Rows and state want the first four, migrations the rest.
 _LOCAL_NEEDED = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "INDEX"})
 _WRITING = frozenset({"INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP"})
@@ -231,11 +233,15 @@ async def _entity(
 
 
 def access_of(explained: str) -> tuple[str, str]:
-    """The access type and the index of the one table in an EXPLAIN FORMAT=JSON."""
+    """The access type and the index of the one table in an EXPLAIN FORMAT=JSON.
+
+    In the second version of that format, the default of MySQL 9.7, what is above the table has an
+    access type of its own, and the table's has another name.
+    """
 
     def tables(node: object) -> Iterator[dict[str, object]]:
         if isinstance(node, dict):
-            if "access_type" in node:
+            if "inputs" not in node and "access_type" in node:
                 yield node
             for value in node.values():
                 yield from tables(value)
@@ -247,4 +253,6 @@ def access_of(explained: str) -> tuple[str, str]:
         found = next(tables(json.loads(explained)), {})
     except ValueError:
         found = {}
-    return str(found.get("access_type", "unknown")), str(found.get("key", ""))
+    access = found.get("index_access_type") or found.get("access_type", "unknown")
+    key = found.get("key") or found.get("index_name", "")
+    return _ACCESS.get(str(access), str(access)), str(key)

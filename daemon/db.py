@@ -86,7 +86,10 @@ _HINTS = {
     1146: "a table that this version expects is missing: was it dropped, or renamed?",
     1130: "the server accepts no connection from this host: check the account's host part",
     2003: "check host, port and socket, and that the server runs",
-    2059: "the account uses an authentication plugin that the driver does not know",
+    2026: "check tls.ca, and that the server's certificate names this host; without tls.verify the"
+    " connection is encrypted all the same",
+    2059: "the account uses an authentication plugin that the driver does not know:"
+    " caching_sha2_password and mysql_native_password are known",
     1040: "raise the server's max_connections, or lower central.max_connections",
     1290: "the server is read-only: wait for the failover, or point the configuration elsewhere",
 }
@@ -327,11 +330,16 @@ def _cannot_connect(server: Server, name: str, error: BaseException) -> Database
             f"no answer from {where} within {server.connect_timeout:g} s",
             hint=_HINTS[2003],
         )
+    reason = error.__cause__ if error.__cause__ is not None else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return AccessError(name, 2026, f"{where}: {reason}", hint=_HINTS[2026])
+    if isinstance(error, RuntimeError):
+        # What the driver says of a way to authenticate for which it lacks a library.
+        return AccessError(name, 2059, f"{where}: {error}", hint=_HINTS[2059])
     translated = _translate(name, error)
     if translated.errno == 2013:
         return TransientError(name, 2013, f"{where} hung up while connecting", hint=_HINTS[2003])
     if translated.errno == 2003:
-        reason = error.__cause__ if error.__cause__ is not None else error
         return TransientError(name, 2003, f"cannot connect to {where}: {reason}", hint=_HINTS[2003])
     return translated
 

@@ -69,10 +69,11 @@ _SAME_RUN_SECONDS = 3.0
 def lock_name(database: str) -> str:
     """The name of the lock that makes a process the only copier of a local database.
 
-    GET_LOCK's names are server-wide, so the schema is in it.
+    GET_LOCK's names are server-wide, so the schema is in it. MySQL takes two names that differ only
+    by case for one, and schemas may differ so: one with capitals is told apart by its hash.
     """
     name = f"wpp-sync.{database}"
-    if len(name) <= _LONGEST_LOCK_NAME:
+    if len(name) <= _LONGEST_LOCK_NAME and name == name.lower():
         return name
     return "wpp-sync." + hashlib.sha256(name.encode()).hexdigest()[:40]
 

@@ -4,6 +4,11 @@
 `servers` is a pair that the tests of a module share; `databases` gives one test two fresh databases
 on it and is the faster choice for a test that leaves its servers alone. The two servers of a pair
 differ in every setting that must not matter to a copy. A crash of a server fails its test.
+
+A pair is a family of servers for each side. What stands in tests/integration and tests/fault and
+asks for a server runs on all four pairs, and its id names the pair; the other tests, and those
+marked `mariadb`, run on MariaDB alone. `--families` chooses pairs. Where there is no MySQL (see
+tests/mysql_server.py) its pairs are skipped, and the run's last lines say so.
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ import pytest
 import yaml
 
 from daemon.demo.central import schema
-from daemon.demo.server import MariaDB, template
+from daemon.demo.server import MariaDB, PrivateServer, template
+from tests import mysql_server
+from tests.mysql_server import MySQL
 
 # What a server of config.yaml needs: host, port, database, user, password.
 ServerConfig = dict[str, object]
@@ -37,7 +44,28 @@ LOCAL_OPTIONS = (
     "--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES",
 )
 
+FAMILIES: dict[str, type[PrivateServer]] = {"mariadb": MariaDB, "mysql": MySQL}
+NO_MYSQL = "there is no MySQL server"
+ON_ALL_PAIRS = ("integration", "fault")
+
 _numbers = count(1)
+
+
+class Pair(NamedTuple):
+    """The families of a central and a local server."""
+
+    central: str
+    local: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.central}-{self.local}"
+
+
+MARIADB = Pair("mariadb", "mariadb")
+PAIRS = {pair.name: pair for pair in (
+    MARIADB, Pair("mysql", "mariadb"), Pair("mariadb", "mysql"), Pair("mysql", "mysql")
+)}  # fmt: skip
 
 
 class Databases(NamedTuple):
@@ -50,8 +78,8 @@ class Databases(NamedTuple):
 class Servers(NamedTuple):
     """A pair of servers shared by a module's tests, which must leave both running."""
 
-    central: MariaDB
-    local: MariaDB
+    central: PrivateServer
+    local: PrivateServer
 
     def new_central(self) -> ServerConfig:
         """Create a uniquely named central database with its tables."""
@@ -66,6 +94,67 @@ class Servers(NamedTuple):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also what takes minutes")
+    parser.addoption(
+        "--families",
+        default="all",
+        help=f"pairs of server families to test, central-local: all, or some of {', '.join(PAIRS)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "mariadb: not for other families' servers")
+    unknown = set(_wanted(config)) - PAIRS.keys()
+    if unknown:
+        raise pytest.UsageError(
+            f"--families: {', '.join(sorted(unknown))} is none of {', '.join(PAIRS)}"
+        )
+
+
+def _wanted(config: pytest.Config) -> list[str]:
+    chosen = str(config.getoption("--families"))
+    return list(PAIRS) if chosen == "all" else chosen.split(",")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The pairs that a test runs on; without any, `pair` is the fixture: MariaDB."""
+    everywhere = metafunc.definition.path.parent.name in ON_ALL_PAIRS
+    alone = any(metafunc.definition.iter_markers("mariadb"))
+    if "pair" not in metafunc.fixturenames or not everywhere or alone:
+        return
+    missing = mysql_server.missing()
+    skipped = [pytest.mark.skip(f"{NO_MYSQL}: {missing}")] if missing else []
+    metafunc.parametrize(
+        "pair",
+        [
+            pytest.param(PAIRS[name], id=name, marks=skipped if "mysql" in PAIRS[name] else [])
+            for name in PAIRS
+            if name in _wanted(metafunc.config)
+        ],
+        scope="module",
+    )
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """What nobody should overlook: servers that this run says nothing about."""
+    left_out = [name for name in PAIRS if name not in _wanted(config)]
+    if left_out:
+        terminalreporter.write_line(f"not tested (--families): {', '.join(left_out)}", yellow=True)
+    skipped = terminalreporter.stats.get("skipped", [])
+    number = sum(NO_MYSQL in str(report.longrepr) for report in skipped)
+    if number:
+        without = [name for name in _wanted(config) if "mysql" in PAIRS[name]]
+        terminalreporter.write_line(
+            f"SKIPPED {number} tests of {', '.join(without)}: {NO_MYSQL}: {mysql_server.missing()}",
+            yellow=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    """The families of `central`, `local`, `servers`: MariaDB, where a test runs on one pair."""
+    return MARIADB
 
 
 @pytest.fixture(scope="session")
@@ -75,17 +164,27 @@ def long_run(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def mariadb_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised data directory, shared by all workers of a parallel run."""
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that returns a family's initialised data directory; all workers share it."""
     base = tmp_path_factory.getbasetemp()
-    return template(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    make = {"mariadb": template, "mysql": mysql_server.template}
+    return lambda family: make[family](shared)
+
+
+@pytest.fixture(scope="session")
+def mariadb_template(templates: Callable[[str], Path]) -> Path:
+    """MariaDB's initialised data directory."""
+    return templates("mariadb")
 
 
 @contextmanager
-def _server(name: str, options: tuple[str, ...], source: Path) -> Iterator[MariaDB]:
+def _server(
+    name: str, family: str, options: tuple[str, ...], source: Path
+) -> Iterator[PrivateServer]:
     """A started server; at the end it is stopped, removed, and asked whether it crashed."""
     directory = Path(tempfile.mkdtemp(prefix=f"wpp-{name}-"))
-    server = MariaDB(directory, name=name, options=options, template=source)
+    server = FAMILIES[family](directory, name=name, options=options, template=source)
     try:
         server.start()
         yield server
@@ -98,25 +197,27 @@ def _server(name: str, options: tuple[str, ...], source: Path) -> Iterator[Maria
 
 
 @pytest.fixture
-def central(mariadb_template: Path) -> Iterator[MariaDB]:
+def central(pair: Pair, templates: Callable[[str], Path]) -> Iterator[PrivateServer]:
     """A fresh central server for this test alone, without databases."""
-    with _server("central", CENTRAL_OPTIONS, mariadb_template) as server:
+    with _server("central", pair.central, CENTRAL_OPTIONS, templates(pair.central)) as server:
         yield server
 
 
 @pytest.fixture
-def local(mariadb_template: Path) -> Iterator[MariaDB]:
+def local(pair: Pair, templates: Callable[[str], Path]) -> Iterator[PrivateServer]:
     """A fresh local server for this test alone, without databases."""
-    with _server("local", LOCAL_OPTIONS, mariadb_template) as server:
+    with _server("local", pair.local, LOCAL_OPTIONS, templates(pair.local)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def servers(mariadb_template: Path) -> Iterator[Servers]:
+def servers(pair: Pair, templates: Callable[[str], Path]) -> Iterator[Servers]:
     """A central and a local server for the tests of one module."""
     with (
-        _server("central", CENTRAL_OPTIONS, mariadb_template) as central_server,
-        _server("local", LOCAL_OPTIONS, mariadb_template) as local_server,
+        _server(
+            "central", pair.central, CENTRAL_OPTIONS, templates(pair.central)
+        ) as central_server,
+        _server("local", pair.local, LOCAL_OPTIONS, templates(pair.local)) as local_server,
     ):
         yield Servers(central_server, local_server)
 
@@ -163,10 +264,14 @@ def write_config(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_server_is_left_behind() -> Iterator[None]:
-    """At the end of the run, this process has no MariaDB server among its children."""
+    """At the end of the run, this process has no database server among its children."""
     yield
-    left = [pid for pid, parent, name in _processes() if parent == os.getpid() and "maria" in name]
-    assert left == [], f"mariadbd processes left behind: {left}"
+    left = [
+        pid
+        for pid, parent, name in _processes()
+        if parent == os.getpid() and ("maria" in name or "ld-linux" in name)
+    ]
+    assert left == [], f"servers left behind: {left}"
 
 
 def _processes() -> Iterator[tuple[int, int, str]]:

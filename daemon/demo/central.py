@@ -3,8 +3,7 @@
 `schema()` is the tables' definition. The `seed_*` functions return rows as SQL text, the same text
 for the same arguments: varied ones for tests of correctness, uniform ones made inside the server
 for tests of size. Special characters are written in hexadecimal, so that the statements mean the
-same under every sql_mode. Everything is ordinary MySQL and MariaDB, except that `seed_bulk` and
-`seed_bulk_contacts` need MariaDB's sequence tables.
+same under every sql_mode. Everything is ordinary MySQL and MariaDB.
 """
 
 from __future__ import annotations
@@ -239,7 +238,7 @@ def seed_bulk(
     step: int = 1,
     contact_ids: range | None = None,
 ) -> str:
-    """Return one statement that inserts `n` uniform messages, made inside the server (MariaDB).
+    """Return one statement that inserts `n` uniform messages, made inside the server.
 
     Ids run from `first_id` in steps of `step`. Bodies have `body_bytes` bytes (at most 65,535). The
     messages go round the contacts in `contact_ids`, which must exist, or have none.
@@ -262,7 +261,7 @@ def seed_bulk(
         " 1767254400 + seq,"
         " TIMESTAMP'2026-01-01 08:00:00.000' + INTERVAL seq * 250000 MICROSECOND,"
         f" ELT(1 + seq % {len(MESSAGE_STATUSES)}, {status})\n"
-        f"FROM seq_1_to_{n};\n"
+        f"FROM {_numbers_to(n)};\n"
     )
 
 
@@ -275,8 +274,21 @@ def seed_bulk_contacts(instance: str, n: int, *, first_id: int = 1) -> str:
         f"SELECT {contact_id}, CONCAT('contact ', {contact_id}),"
         f" CONCAT('55', 11900000000 + {contact_id}), {_text(instance)}, 0, 0, 0,"
         " TIMESTAMP'2026-01-01 08:00:00.000'\n"
-        f"FROM seq_1_to_{n};\n"
+        f"FROM {_numbers_to(n)};\n"
     )
+
+
+def _numbers_to(n: int) -> str:
+    """A derived table `numbers` whose column `seq` runs from 1 to n, in order; for any server.
+
+    Made of decimal places, because a recursive query's depth is bounded by server variables of
+    different names. The LIMIT keeps the order: without it, a derived table has none.
+    """
+    digits = " UNION ALL ".join(["SELECT 0 AS d", *(f"SELECT {digit}" for digit in range(1, 10))])
+    places = [10**place for place in range(len(str(n - 1)))]
+    total = " + ".join(f"t{place}.d * {place}" for place in places)
+    tables = " JOIN ".join(f"({digits}) AS t{place}" for place in places)
+    return f"(SELECT 1 + {total} AS seq FROM {tables} ORDER BY seq LIMIT {n}) AS numbers"
 
 
 def _text(value: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A private MariaDB server: started in a tenth of a second, killed at will, never left behind.
+"""A private server: started in a tenth of a second, killed at will, never left behind.
 
 The demo and the tests run real servers. Each has its own data directory (a copy of a template that
 is initialised once), its own loopback port and its own unix socket, all three kept over restarts.
@@ -7,6 +7,9 @@ configuration file of the machine and is only ever ended by its process id.
 
 Commits survive `kill()`: the redo log is handed to the operating system at every commit. They would
 not survive a power cut, because the disk is not waited for; nothing here needs that.
+
+`MariaDB` is the one that the demo needs. What is not its own is in `PrivateServer`, so that tests
+can have another family's servers by the same methods.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from daemon.errors import WppSyncError
 
@@ -107,47 +112,60 @@ def template(directory: Path) -> Path:
     Processes that ask at the same time wait for one another. Raises WppSyncError when MariaDB is
     not installed or the initialisation fails.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    ready = directory / "mariadb-template"
-    with (directory / "mariadb-template.lock").open("w") as lock:
+    return made_once(directory / "mariadb-template", _initialise)
+
+
+def made_once(ready: Path, initialise: Callable[[Path], None]) -> Path:
+    """Return `ready`, a directory that `initialise` makes for whoever asks first; the others wait.
+
+    It is given a path beside `ready`, and the result is renamed: it is there whole or not.
+    """
+    ready.parent.mkdir(parents=True, exist_ok=True)
+    with ready.with_name(f"{ready.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not ready.exists():
-            _initialise(ready)
+            unfinished = ready.with_name(f"{ready.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            initialise(unfinished)
+            unfinished.rename(ready)
     return ready
 
 
-def _initialise(ready: Path) -> None:
-    """Run mariadb-install-db beside `ready` and rename the result: it is there whole or not."""
-    unfinished = ready.with_name(f"{ready.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    accounts = ready.with_name(f"{ready.name}.sql")
+def _initialise(directory: Path) -> None:
+    accounts = directory.with_name(f"{directory.name}.sql")
     accounts.write_text(ACCOUNTS)
     command = [
         program("mariadb-install-db"),
         "--no-defaults",
-        f"--datadir={unfinished}",
+        f"--datadir={directory}",
         f"--extra-file={accounts}",
         "--auth-root-authentication-method=normal",
         "--skip-test-db",
         INNODB_LOG_FILE_SIZE,
-        *_as_root(),
+        *as_root(),
     ]
+    run_initialisation(command, directory)
+    accounts.unlink()
+
+
+def run_initialisation(command: Sequence[str], directory: Path) -> None:
+    """Run what fills an empty data directory. Raises WppSyncError with the end of what it says."""
     done = subprocess.run(
         command,
         check=False,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # See PrivateServer on temporary tables.
+        env={**os.environ, "TMPDIR": str(directory.parent)},
     )
     if done.returncode != 0:
         said = done.stdout.decode(errors="backslashreplace")
         raise WppSyncError(
-            f"mariadb-install-db failed in {unfinished}:\n{_last_lines(said)}",
+            f"{Path(command[0]).name} failed in {directory}:\n{_last_lines(said)}",
             hint="is there room on the disk, and may this user write there?",
             code="demo_server",
         )
-    accounts.unlink()
-    unfinished.rename(ready)
 
 
 def client(config: Mapping[str, object], sql: str, *options: str) -> bytes:
@@ -195,12 +213,15 @@ def client(config: Mapping[str, object], sql: str, *options: str) -> bytes:
     return done.stdout
 
 
-class MariaDB:
+class PrivateServer(ABC):
     """One private server. `directory` is its own; whoever made it removes it after `close()`.
 
     Usable as a context manager: started on entry, stopped on exit. The methods block for the
     fraction of a second that a server needs; they may be called from any thread, one at a time.
     """
+
+    family: str
+    """What the server is called in messages: MariaDB."""
 
     def __init__(
         self,
@@ -210,15 +231,18 @@ class MariaDB:
         options: Sequence[str] = (),
         template: Path | None = None,
     ) -> None:
-        """`options` are further arguments of mariadbd and win over this module's own.
+        """`options` are further arguments of the server and win over its class's own.
 
-        `template` is what `template()` returned; without it, servers in sibling directories share
-        one in their parent directory.
+        `template` is an initialised data directory; without it, servers in sibling directories
+        share one in their parent directory.
         """
         self.name = name
         self.directory = directory
         self.datadir = directory / "data"
         self.error_log = directory / "error.log"
+        # A server that starts deletes whatever looks like a temporary table in there: in /tmp,
+        # other servers' too, in the middle of their queries.
+        self._temporary = directory / "tmp"
         self._options = tuple(options)
         self._template = template
         self._process: subprocess.Popen[bytes] | None = None
@@ -230,7 +254,7 @@ class MariaDB:
             self, shutil.rmtree, self._socket_directory, ignore_errors=True
         )
 
-    def __enter__(self) -> MariaDB:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -241,6 +265,14 @@ class MariaDB:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @abstractmethod
+    def _program(self) -> Sequence[str]:
+        """The server's program with the options that its family needs, `--no-defaults` first."""
+
+    @abstractmethod
+    def _own_template(self) -> Path:
+        """An initialised data directory beside the server's own, made if need be."""
 
     @property
     def running(self) -> bool:
@@ -363,7 +395,7 @@ class MariaDB:
         return [*found, self._ended_by_itself] if self._ended_by_itself else found
 
     def _copy_template(self) -> None:
-        source = self._template or template(self.directory.parent)
+        source = self._template or self._own_template()
         self.directory.mkdir(parents=True, exist_ok=True)
         unfinished = self.directory / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -381,17 +413,17 @@ class MariaDB:
 
     def _start_once(self) -> None:
         self._note_end()
+        self._temporary.mkdir(exist_ok=True)
         log_before = self.error_log.stat().st_size if self.error_log.exists() else 0
         command = [
-            program("mariadbd"),
-            "--no-defaults",
-            *_as_root(),
+            *self._program(),
+            *as_root(),
             f"--datadir={self.datadir}",
+            f"--tmpdir={self._temporary}",
             f"--socket={self.socket}",
             f"--port={self._port}",
             f"--pid-file={self.directory / 'pid'}",
             f"--log-error={self.error_log}",
-            *SERVER_OPTIONS,
             *self._options,
         ]
         process = _spawner.submit(_spawn, command).result()
@@ -409,12 +441,12 @@ class MariaDB:
                 log.seek(log_before)
                 said = log.read().decode(errors="backslashreplace")
                 raise WppSyncError(
-                    f"the MariaDB server {self.name} does not start:\n{_last_lines(said)}",
+                    f"the {self.family} server {self.name} does not start:\n{_last_lines(said)}",
                     hint=f"its whole log is {self.error_log}",
                     code="demo_server",
                 )
             raise WppSyncError(
-                f"the MariaDB server {self.name} ended with status {process.returncode} "
+                f"the {self.family} server {self.name} ended with status {process.returncode} "
                 "and wrote no log",
                 hint=f"may this user run {command[0]} and write to {self.directory}?",
                 code="demo_server",
@@ -433,7 +465,7 @@ class MariaDB:
     def _running_process(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             raise WppSyncError(
-                f"the MariaDB server {self.name} does not run",
+                f"the {self.family} server {self.name} does not run",
                 hint=f"its log is {self.error_log}",
                 code="demo_server",
             )
@@ -444,6 +476,18 @@ class MariaDB:
         if self._process is not None and self._process.poll() is not None:
             self._ended_by_itself = f"{self.name} ended with status {self._process.returncode}"
             self._process = None
+
+
+class MariaDB(PrivateServer):
+    """A private MariaDB."""
+
+    family = "MariaDB"
+
+    def _program(self) -> Sequence[str]:
+        return (program("mariadbd"), "--no-defaults", *SERVER_OPTIONS)
+
+    def _own_template(self) -> Path:
+        return template(self.directory.parent)
 
 
 def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -478,8 +522,8 @@ def _free_port() -> int:
     raise WppSyncError(f"no free TCP port between {lowest} and {highest}", code="demo_server")
 
 
-def _as_root() -> tuple[str, ...]:
-    """mariadbd refuses to run as root unless it is told so."""
+def as_root() -> tuple[str, ...]:
+    """The option without which a server refuses to run as root."""
     return ("--user=root",) if os.geteuid() == 0 else ()
 
 

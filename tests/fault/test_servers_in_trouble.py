@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.demo.central import schema, seed_bulk, seed_varied
-from daemon.demo.server import MariaDB
+from daemon.demo.server import PrivateServer
 from tests import mirror
+from tests.conftest import FAMILIES, Pair
 from tests.daemon_process import DaemonProcess
 
 if TYPE_CHECKING:
@@ -30,17 +31,18 @@ QUICK: dict[str, object] = {
 
 
 @pytest.fixture
-def other_local(mariadb_template: Path) -> Iterator[MariaDB]:
+def other_local(pair: Pair, templates: Callable[[str], Path]) -> Iterator[PrivateServer]:
     """A second local server."""
     directory = Path(tempfile.mkdtemp(prefix="wpp-other-"))
-    server = MariaDB(directory, name="other local", template=mariadb_template)
+    family = FAMILIES[pair.local]
+    server = family(directory, name="other local", template=templates(pair.local))
     server.start()
     yield server
     server.close()
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _create_central(server: MariaDB) -> ServerConfig:
+def _create_central(server: PrivateServer) -> ServerConfig:
     config = server.create_database("central")
     server.execute(schema(), "central")
     return config
@@ -78,7 +80,10 @@ class _Writer:
 
 
 def test_one_instances_server_is_killed_and_the_other_keeps_its_pace(
-    central: MariaDB, local: MariaDB, other_local: MariaDB, write_config: WriteConfig
+    central: PrivateServer,
+    local: PrivateServer,
+    other_local: PrivateServer,
+    write_config: WriteConfig,
 ) -> None:
     source = _create_central(central)
     mirror.seed(source, seed_varied(["nunes", "karsten"], messages=500))
@@ -114,7 +119,7 @@ def test_one_instances_server_is_killed_and_the_other_keeps_its_pace(
 
 
 def test_the_lag_metric_of_an_instance_grows_while_its_server_is_down(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     """An alert on wpp_sync_lag_seconds is how an operator hears of it."""
     source, target = _create_central(central), local.create_database("nunes")
@@ -131,7 +136,7 @@ def test_the_lag_metric_of_an_instance_grows_while_its_server_is_down(
 
 
 def test_the_lag_in_the_status_of_an_instance_grows_while_its_server_is_down(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     with DaemonProcess(write_config(source, {"nunes": target}, **QUICK)) as daemon:
@@ -144,7 +149,7 @@ def test_the_lag_in_the_status_of_an_instance_grows_while_its_server_is_down(
 
 
 def test_the_central_server_is_killed_in_the_middle_of_a_first_sync(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     mirror.seed(source, [seed_bulk("nunes", 20_000, 200)])
@@ -165,7 +170,7 @@ def test_the_central_server_is_killed_in_the_middle_of_a_first_sync(
 
 
 def test_the_central_server_is_restarted_while_several_instances_idle(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     """Each of the pool's idle connections is dead then; they must not cost a back-off each."""
     source = _create_central(central)
@@ -184,7 +189,7 @@ def test_the_central_server_is_restarted_while_several_instances_idle(
 
 
 def test_the_central_server_hangs_and_the_instance_backs_off_until_it_answers(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     mirror.insert_messages(source, range(1, 100))
@@ -204,7 +209,7 @@ def test_the_central_server_hangs_and_the_instance_backs_off_until_it_answers(
 
 
 def test_the_daemon_leaves_in_time_although_the_central_server_hangs(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     sections = {**QUICK, "sync": {"shutdown_timeout": "1s"}}
@@ -219,7 +224,7 @@ def test_the_daemon_leaves_in_time_although_the_central_server_hangs(
 
 
 def test_the_local_connection_is_killed_and_the_lock_is_regained(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     mirror.insert_messages(source, range(1, 100))
@@ -237,7 +242,7 @@ def test_the_local_connection_is_killed_and_the_lock_is_regained(
 
 
 def test_the_local_connection_is_killed_in_the_middle_of_a_first_sync(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     mirror.seed(source, [seed_bulk("nunes", 20_000, 200)])
@@ -264,7 +269,7 @@ def test_the_local_connection_is_killed_in_the_middle_of_a_first_sync(
 
 
 def test_rows_that_exceed_the_local_servers_packet_go_to_quarantine(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     local.execute("SET GLOBAL max_allowed_packet = 32768")
@@ -278,7 +283,7 @@ def test_rows_that_exceed_the_local_servers_packet_go_to_quarantine(
 
 
 def test_a_server_that_is_not_there_at_the_start_is_waited_for(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     mirror.insert_messages(source, range(1, 10))

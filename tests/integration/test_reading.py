@@ -15,7 +15,7 @@ from tests import mirror
 from tests.in_process import a_pass, one, parts, settle
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases
+    from tests.conftest import Databases, Pair
 
 WriteConfig = Callable[..., Path]
 
@@ -26,7 +26,9 @@ READS = ("first", "key", "next", "prev", "rnd", "rnd_next", "rnd_deleted", "retr
 def _reads(central: mirror.Server) -> dict[str, int]:
     """The rows that the central server has read so far, but for looks at the end of an index."""
     found = mirror.table_rows_read(central)
-    return {name: found[f"Handler_read_{name}"] for name in READS}
+    if "Handler_read_rnd_deleted" not in found:  # MySQL counts such looks as key reads, too
+        found["Handler_read_key"] -= found["Handler_read_last"]
+    return {name: found.get(f"Handler_read_{name}", 0) for name in READS}
 
 
 def _read_since(central: mirror.Server, before: dict[str, int], question: dict[str, int]) -> int:
@@ -53,6 +55,7 @@ async def test_among_a_hundred_thousand_foreign_rows_only_new_ids_are_looked_at(
             explained = await built.central.explain(plan, "nunes")
             assert access_of(explained) == ("range", "PRIMARY")
             assert "filesort" not in explained
+            assert '"sort"' not in explained  # MySQL's word for it
         await settle(instance)
         await settle(instance, "chats")
         question = _cost_of_asking(central)
@@ -104,7 +107,7 @@ async def test_sparse_rows_are_found_with_small_statements(
 
 
 async def test_every_statement_is_signed_bounded_and_read_only(
-    databases: Databases, write_config: WriteConfig
+    databases: Databases, pair: Pair, write_config: WriteConfig
 ) -> None:
     """Promise P8, read in the server's own log."""
     central, local = databases
@@ -140,7 +143,8 @@ async def test_every_statement_is_signed_bounded_and_read_only(
     bare = [statement.partition("*/ ")[2] for statement in ours]
     assert {statement.split()[0] for statement in bare} <= {"SELECT", "SET"}
     assert not any("FOR UPDATE" in statement or "SHARE MODE" in statement for statement in bare)
-    for setting in ("max_statement_time = 60", "READ COMMITTED, READ ONLY"):
+    bound = {"mariadb": "max_statement_time = 60", "mysql": "max_execution_time = 60000"}
+    for setting in (bound[pair.central], "READ COMMITTED, READ ONLY"):
         assert any(setting in statement for statement in bare), setting
     batches = [statement for statement in bare if "FORCE INDEX" in statement]
     assert batches

@@ -130,6 +130,20 @@ def test_a_dot_or_a_space_in_a_name(name: str) -> None:
                                  "key": "instance_id"}}}},
             ("range", "instance_id"),
         ),
+        # MySQL 9, the second version of the format
+        (
+            {"query": "select", "json_schema_version": "2.0", "query_plan": {
+                "limit": 1000, "access_type": "limit", "inputs": [
+                    {"access_type": "filter", "inputs": [
+                        {"table_name": "messages", "access_type": "index", "index_name": "PRIMARY",
+                         "index_access_type": "index_range_scan"}]}]}},
+            ("range", "PRIMARY"),
+        ),
+        (
+            {"query_plan": {"access_type": "sort", "inputs": [
+                {"table_name": "messages", "access_type": "table"}]}},
+            ("table", ""),
+        ),
         # Sorting, and a table that is read from end to end, has no key.
         (
             {"query_block": {"filesort": {"sort_key": "id", "temporary_table": {

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon import db, errors
+from daemon.config import Server
 from daemon.db import _translate, classify
 from daemon.errors import (
     AccessError,
@@ -162,6 +163,17 @@ def test_a_lost_connection_names_what_was_seen() -> None:
     error = _translate("central", ConnectionResetError(104, "Connection reset by peer"))
 
     assert "connection lost (ConnectionResetError: [Errno 104]" in str(error)
+
+
+def test_a_way_to_authenticate_that_the_driver_lacks_a_library_for_is_no_lost_connection() -> None:
+    """It does not mend by itself."""
+    raised = RuntimeError("'pynacl' package is required for ed25519_password auth method")
+
+    error = db._cannot_connect(Server(database="c", user="u"), "central", raised)
+
+    assert type(error) is AccessError
+    assert str(error) == f"central: 127.0.0.1:3306: {raised} (error 2059)"
+    assert "caching_sha2_password" in error.hint
 
 
 def test_a_cancellation_is_not_among_what_is_translated() -> None:

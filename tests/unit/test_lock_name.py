@@ -39,6 +39,14 @@ def test_two_databases_never_share_a_lock(one: str, other: str) -> None:
     assert (lock_name(one) == lock_name(other)) == (one == other)
 
 
+@given(databases)
+def test_nor_do_two_whose_names_differ_only_by_case(database: str) -> None:
+    """MySQL compares the names of locks without it."""
+    for other in (database.lower(), database.upper(), database.swapcase()):
+        same = lock_name(database).lower() == lock_name(other).lower()
+        assert same == (database == other)
+
+
 @given(st.text(min_size=56, max_size=63))
 def test_long_names_that_begin_alike_have_locks_of_their_own(start: str) -> None:
     assert lock_name(start + "a") != lock_name(start + "b")
