@@ -255,6 +255,20 @@ class Connection:
             raise
 
     @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Inside a transaction: what the block has written is undone when it fails and the
+        transaction can go on; whatever ends the transaction is left to its own block."""
+        await self.execute(self._signature + b"SAVEPOINT wpp_sync")
+        try:
+            yield
+        except TransientError:
+            raise  # a deadlock has undone the savepoint, too
+        except Exception:
+            await self.execute(self._signature + b"ROLLBACK TO SAVEPOINT wpp_sync")
+            raise
+        await self.execute(self._signature + b"RELEASE SAVEPOINT wpp_sync")
+
+    @asynccontextmanager
     async def _guarded(self, timeout: float | Literal["default"] | None) -> AsyncIterator[None]:
         """The one place where the driver is called: bounded, translated, closed when in doubt."""
         if self._raw is None:
