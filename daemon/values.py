@@ -69,6 +69,7 @@ UNREADABLE = b"\xff"
 _SIZE = re.compile(r"\((\d+)(?:,(\d+))?\)")
 _MEMBER = re.compile(r"'((?:[^']|'')*)'")
 _NUMBER = re.compile(rb"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*")
+_DATE = re.compile(rb"\d{4}-\d\d-\d\d")
 _SHOWN = 40
 
 
@@ -329,7 +330,7 @@ def _same_moment(sent: bytes, stands: bytes) -> bool:
 
 def _midnight(moment: bytes) -> bytes:
     """A date alone means its first second, and a time of zero has no sign."""
-    if len(moment) == len(b"2026-01-01"):
+    if _DATE.fullmatch(moment):
         return moment + b" 00:00:00"
     return moment.lstrip(b"-") if not moment.strip(b"-0:") else moment
 
