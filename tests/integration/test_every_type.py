@@ -731,3 +731,77 @@ async def test_moments_into_columns_that_hold_less(bench: Bench) -> None:
             Case("DATETIME", "VARCHAR(19)", near, "text", always=ODD_MOMENTS),
         ]
     )  # fmt: skip
+
+
+ZONES = """
+DELETE FROM mysql.time_zone_name WHERE Time_zone_id IN (901, 902);
+DELETE FROM mysql.time_zone WHERE Time_zone_id IN (901, 902);
+DELETE FROM mysql.time_zone_transition_type WHERE Time_zone_id IN (901, 902);
+DELETE FROM mysql.time_zone_transition WHERE Time_zone_id IN (901, 902);
+INSERT INTO mysql.time_zone (Time_zone_id, Use_leap_seconds) VALUES (901, 'N'), (902, 'N');
+INSERT INTO mysql.time_zone_name (Name, Time_zone_id) VALUES ('Test/North', 901),
+    ('Test/South', 902);
+INSERT INTO mysql.time_zone_transition_type
+    (Time_zone_id, Transition_type_id, `Offset`, Is_DST, Abbreviation)
+    VALUES (901, 0, 3600, 0, 'N'), (901, 1, 7200, 1, 'NS'), (902, 0, -10800, 0, 'S'),
+    (902, 1, -7200, 1, 'SS');
+INSERT INTO mysql.time_zone_transition (Time_zone_id, Transition_time, Transition_type_id)
+    VALUES (901, 1774746000, 1), (901, 1792890000, 0), (902, 1774746000, 0), (902, 1792890000, 1);
+"""
+CHANGES_OF_THE_CLOCK = (1774746000, 1792890000)
+
+
+async def test_the_hours_that_a_change_of_the_clock_repeats_or_leaves_out(bench: Bench) -> None:
+    """Both servers live in time zones whose clocks change in those hours, in opposite directions;
+    the instants and the wall clock's readings around them arrive all the same."""
+    central, local = bench.databases
+    seconds = [t + 900 * n for t in CHANGES_OF_THE_CLOCK for n in range(-16, 17)]
+    instants = st.sampled_from([f"FROM_UNIXTIME({second})" for second in seconds])
+    always = [f"FROM_UNIXTIME({second})" for second in seconds]
+    before = {}
+    for server, zone in ((central, "Test/North"), (local, "Test/South")):
+        before[zone] = mirror.rows(server, "SELECT @@GLOBAL.time_zone")[0][0]
+        mirror.run(server, ZONES)
+        mirror.run(server, f"SET GLOBAL time_zone = '{zone}'")
+    try:
+        there = mirror.rows(central, "SELECT FROM_UNIXTIME(1774745999), FROM_UNIXTIME(1774746000)")
+        assert there == [["2026-03-29 01:59:59", "2026-03-29 03:00:00"]], "the zone is in force"
+        await bench.copies(
+            [
+                Case("TIMESTAMP(3)", "TIMESTAMP(3)", instants, "moment", always=always),
+                Case("TIMESTAMP(3)", "DATETIME(3)", instants, "moment", always=always),
+                Case("DATETIME(3)", "TIMESTAMP(3)", instants, "moment", always=always),
+                Case("DATETIME(3)", "DATETIME(3)", instants, "moment", always=always),
+            ]
+        )
+    finally:
+        for server, zone in ((central, "Test/North"), (local, "Test/South")):
+            mirror.run(server, f"SET GLOBAL time_zone = '{before[zone]}'")
+
+
+async def test_generated_columns_on_either_side(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Central's are read and stand as plain values; local ones are left to the local server."""
+    central, local = databases
+    mirror.run(
+        central,
+        "CREATE TABLE sent (id BIGINT AUTO_INCREMENT PRIMARY KEY, instance VARCHAR(20) NOT NULL,"
+        " a INT, stored VARBINARY(9) AS (CONCAT('<', a, '>')) STORED,"
+        " virtual_one INT AS (a + 1) VIRTUAL, here_too INT);"
+        "INSERT INTO sent (instance, a, here_too) VALUES ('nunes', 7, 3), ('nunes', NULL, 4)",
+    )
+    mirror.run(
+        local,
+        "CREATE TABLE stands (id BIGINT PRIMARY KEY, instance VARCHAR(20) NOT NULL, a INT,"
+        " stored VARBINARY(9), virtual_one INT, here_too INT AS (a * 10) STORED,"
+        " only_here INT AS (a * 100) VIRTUAL)",
+    )
+    entities = {name: {"enabled": False} for name in CATALOGUE} | {
+        "one": {"central": "sent", "local": "stands", "motion": "incremental", "key": "id"}
+    }
+    async with one(write_config(central, {"nunes": local}, entities=entities)) as instance:
+        assert await a_pass(instance) == {"one": 2}
+    assert mirror.rows(
+        local, "SELECT id, a, stored, virtual_one, here_too, only_here FROM stands"
+    ) == [["1", "7", "<7>", "8", "70", "700"], ["2", "NULL", "NULL", "NULL", "NULL", "NULL"]]
