@@ -641,6 +641,8 @@ async def test_enums_and_sets(bench: Bench) -> None:
             Case(f"SET({words}) {utf8}", f"SET('z',{words}) {utf8}", chosen, "text"),
             Case(f"SET({words}) {utf8}", f"SET('é','b','a') {utf8}", chosen, "text",
                  refuses="some"),
+            Case(f"SET({words}) {utf8}", f"SET('é','c d','b','a') {utf8}", chosen, "text",
+                 refuses="some"),
             Case(f"SET({words}) {utf8}", f"VARCHAR(20) {utf8}", chosen, "text"),
             Case("ENUM('1','2','3')", "ENUM('3','1')", digits, "text", refuses="some"),
             Case("ENUM('1','2','3')", "INT", digits, "text"),
@@ -672,8 +674,9 @@ async def test_documents(bench: Bench) -> None:
                 "JSON",
                 DOCUMENTS,
                 "document",
-                refuses="any",
-                always=odd,
+                refuses="some",
+                # Too deep for either server, and no documents.
+                always=[*odd, as_text("[" * 200 + "]" * 200), as_text("x"), as_text("")],
             ),
         ]
     )
@@ -681,6 +684,11 @@ async def test_documents(bench: Bench) -> None:
 
 async def test_shapes_with_their_reference_system(bench: Bench) -> None:
     points = shapes().filter(lambda text: "'POINT" in text)
+    # Only MySQL can tie a column to one reference system.
+    ((version,),) = mirror.rows(bench.databases.local, "SELECT VERSION()")
+    tied = (
+        [] if "MariaDB" in version else [Case("POINT", "POINT SRID 4326", points, refuses="some")]
+    )
     await bench.copies(
         [
             Case("GEOMETRY", "GEOMETRY", shapes()),
@@ -688,6 +696,7 @@ async def test_shapes_with_their_reference_system(bench: Bench) -> None:
             Case("POINT", "GEOMETRY", points),
             Case("GEOMETRY", "LONGBLOB", shapes()),
             Case("GEOMETRY", "POINT", shapes(), refuses="some"),
+            *tied,
         ]
     )
 
@@ -787,14 +796,14 @@ async def test_generated_columns_on_either_side(
     mirror.run(
         central,
         "CREATE TABLE sent (id BIGINT AUTO_INCREMENT PRIMARY KEY, instance VARCHAR(20) NOT NULL,"
-        " a INT, stored VARBINARY(9) AS (CONCAT('<', a, '>')) STORED,"
-        " virtual_one INT AS (a + 1) VIRTUAL, here_too INT);"
+        " a INT, kept VARBINARY(9) AS (CONCAT('<', a, '>')) STORED,"
+        " computed INT AS (a + 1) VIRTUAL, here_too INT);"
         "INSERT INTO sent (instance, a, here_too) VALUES ('nunes', 7, 3), ('nunes', NULL, 4)",
     )
     mirror.run(
         local,
         "CREATE TABLE stands (id BIGINT PRIMARY KEY, instance VARCHAR(20) NOT NULL, a INT,"
-        " stored VARBINARY(9), virtual_one INT, here_too INT AS (a * 10) STORED,"
+        " kept VARBINARY(9), computed INT, here_too INT AS (a * 10) STORED,"
         " only_here INT AS (a * 100) VIRTUAL)",
     )
     entities = {name: {"enabled": False} for name in CATALOGUE} | {
@@ -802,6 +811,7 @@ async def test_generated_columns_on_either_side(
     }
     async with one(write_config(central, {"nunes": local}, entities=entities)) as instance:
         assert await a_pass(instance) == {"one": 2}
-    assert mirror.rows(
-        local, "SELECT id, a, stored, virtual_one, here_too, only_here FROM stands"
-    ) == [["1", "7", "<7>", "8", "70", "700"], ["2", "NULL", "NULL", "NULL", "NULL", "NULL"]]
+    assert mirror.rows(local, "SELECT id, a, kept, computed, here_too, only_here FROM stands") == [
+        ["1", "7", "<7>", "8", "70", "700"],
+        ["2", "NULL", "NULL", "NULL", "NULL", "NULL"],
+    ]
