@@ -85,7 +85,8 @@ class Writer:
 
     async def _upsert(self, rows: Sequence[Row]) -> None:
         """Raises _ChangedError, and nothing is written, when rows would not stand as sent."""
-        doubtful = [row for row in rows if any(check.in_doubt(row) for check in self.plan.checks)]
+        checks = self.plan.checks
+        doubtful = [row for row in rows if any(c.in_doubt(row) for c in checks)] if checks else []
         if doubtful:
             await self._upsert_and_look(rows, doubtful)
         else:
