@@ -65,7 +65,8 @@ _MISSING = frozenset({1051, 1054, 1109, 1146, 1176, 1364, 1906, 1932, 3105})
 _ROW = frozenset(
     {
         1048, 1062, 1118, 1153, 1216, 1217, 1264, 1265, 1292, 1300, 1366, 1367, 1406, 1411,
-        1416, 1451, 1452, 1525, 1586, 1644, 1690, 1977, 3140, 3156, 3819, 3854, 4025, 4078,
+        1416, 1451, 1452, 1525, 1586, 1644, 1690, 1977, 3037, 3140, 3144, 3150, 3151, 3156, 3157,
+        3548, 3616, 3617, 3643, 3819, 3854, 4025, 4078,
     }
 )  # fmt: skip
 DUPLICATE_KEY = frozenset({1062, 1586})
@@ -258,6 +259,20 @@ class Connection:
         except DatabaseError:
             self.discard()
             raise
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Inside a transaction: what the block has written is undone when it fails and the
+        transaction can go on; whatever ends the transaction is left to its own block."""
+        await self.execute(self._signature + b"SAVEPOINT wpp_sync")
+        try:
+            yield
+        except TransientError:
+            raise  # a deadlock has undone the savepoint, too
+        except Exception:
+            await self.execute(self._signature + b"ROLLBACK TO SAVEPOINT wpp_sync")
+            raise
+        await self.execute(self._signature + b"RELEASE SAVEPOINT wpp_sync")
 
     @asynccontextmanager
     async def _guarded(self, timeout: float | Literal["default"] | None) -> AsyncIterator[None]:

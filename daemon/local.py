@@ -17,6 +17,9 @@ _STATEMENT_BYTES = 1 << 20
 """2,000 rows of ordinary messages. More in one statement is not faster, and its text stands in
 memory beside the rows, several times while it is sent."""
 
+_READ_BACK_ROWS = 500
+"""Rows whose checked columns are read back at once; they stand in memory beside the batch."""
+
 
 async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: str) -> None:
     """Insert the rows, or update those whose key stands there already.
@@ -40,6 +43,27 @@ async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: 
                 hint="raise max_allowed_packet on the local server",
             )
         await connection.execute(statement)
+
+
+async def changed(
+    connection: Connection, plan: Plan, rows: Sequence[Row], note: str
+) -> dict[int, str]:
+    """Of rows that were just written, those that do not stand as they were sent, and why."""
+    found: dict[int, str] = {}
+    expressions = [check.expression for check in plan.checks]
+    for start in range(0, len(rows), _READ_BACK_ROWS):
+        sent = {int(row[0] or 0): row for row in rows[start : start + _READ_BACK_ROWS]}
+        statement = sql.stored(plan.entity.local, plan.local_key, expressions, list(sent), note)
+        stored = {int(key or 0): columns for key, *columns in await connection.fetch(statement)}
+        for key, row in sent.items():
+            if key not in stored:
+                found[key] = "the row is not there after it was written: a trigger, perhaps"
+                continue
+            for check, stands in zip(plan.checks, stored[key], strict=True):
+                if problem := check.problem(row, stands):
+                    found[key] = problem
+                    break
+    return found
 
 
 async def keys(

@@ -7,14 +7,15 @@ losing something is refused with a message that says why.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daemon import sql
+from daemon import sql, values
 from daemon.db import Connection
 from daemon.entities import Entity
 from daemon.errors import SchemaError
+from daemon.sql import Row
+from daemon.values import INTEGER_TYPES, Column
 
 # Types whose text-protocol form is raw bytes, not characters: they go back as binary strings.
 BINARY_TYPES = frozenset(
@@ -24,39 +25,6 @@ BINARY_TYPES = frozenset(
         "multipolygon", "geometrycollection", "geomcollection",
     }
 )  # fmt: skip
-INTEGER_TYPES = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column. `type` is the bare type (varchar), `full_type` the whole one (varchar(191))."""
-
-    name: str
-    type: str
-    full_type: str
-    nullable: bool
-    default: str | None
-    extra: str
-
-    @property
-    def generated(self) -> bool:
-        """Computed by the server, so it can be read but not written."""
-        # Not just "GENERATED": MySQL marks an expression default as DEFAULT_GENERATED.
-        return any(
-            word in self.extra
-            for word in ("VIRTUAL GENERATED", "STORED GENERATED", "PERSISTENT GENERATED")
-        )
-
-    @property
-    def fills_itself(self) -> bool:
-        """An INSERT may leave the column out."""
-        return (
-            self.nullable
-            or self.default is not None
-            or self.generated
-            or "auto_increment" in self.extra
-            or "DEFAULT_GENERATED" in self.extra
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +68,35 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One pair whose local column can change a value that it does not refuse: what stands there is
+    read back and compared (see `values`)."""
+
+    place: int
+    """Where the pair stands among the pairs."""
+
+    expression: str
+    """How local is asked what stands."""
+
+    source: Column
+    column: Column
+
+    def in_doubt(self, row: Row) -> bool:
+        """Whether the column may change this row's value."""
+        return values.in_doubt(row[self.place], self.source, self.column)
+
+    def problem(self, row: Row, stands: bytes | None) -> str | None:
+        """What is wrong with what stands for this row, in words; None when nothing is."""
+        sent = row[self.place]
+        if values.same(sent, stands, self.source, self.column):
+            return None
+        return (
+            f"column {self.column.name} ({self.column.full_type}) does not keep the value:"
+            f" {values.shown(sent)} was sent, {values.shown(stands)} would stand"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one entity is copied between two given tables. The key is the first pair."""
 
@@ -115,6 +112,9 @@ class Plan:
     only_local: tuple[str, ...]
     narrower: tuple[str, ...]
     """Columns whose local type holds less than central's, in words."""
+
+    checks: tuple[Check, ...]
+    """The pairs to be verified after a write."""
 
     @property
     def central_key(self) -> str:
@@ -191,8 +191,9 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
                 # MariaDB prints a nullable column without a default as the word NULL.
                 default=None if default is None or default == b"NULL" else _text(default),
                 extra=_text(extra),
+                charset=_text(charset),
             )
-            for name, kind, full_type, nullable, default, extra in columns
+            for name, kind, full_type, nullable, default, extra, charset in columns
         ),
         indexes=tuple(indexes.values()),
         engine=_text(engine),
@@ -215,6 +216,7 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
     refuse_without_transactions(local)
     pairs = _pair_columns(entity, central, local)
     _refuse_unfillable(entity, central, local, pairs)
+    sides = [_sides(pair, central, local) for pair in pairs]
     copied_local = {pair.local for pair in pairs}
     copied_central = {pair.central for pair in pairs}
     return Plan(
@@ -229,44 +231,17 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
             c.name for c in local.columns if c.name not in copied_local and not c.generated
         ),
         narrower=tuple(
-            f"{pair.local} ({there.full_type} for {here.full_type})"
-            for pair in pairs
-            if (here := central.column(pair.central)) and (there := local.column(pair.local))
-            if narrower(here, there)
+            f"{there.name} ({there.full_type} for {here.full_type})"
+            for here, there in sides
+            if values.cuts_fraction(here, there)
+            or (values.may_change(here, there) and here.full_type != there.full_type)
+        ),
+        checks=tuple(
+            Check(place, _expression(there, there), here, there)
+            for place, (here, there) in enumerate(sides)
+            if values.may_change(here, there)
         ),
     )
-
-
-_FRACTIONS = frozenset({"datetime", "timestamp", "time", "decimal"})
-_SIZE = re.compile(r"\((\d+)(?:,(\d+))?\)")
-
-
-def narrower(source: Column, column: Column) -> bool:
-    """Whether the local type cuts what central's can hold *without the server refusing it*: digits
-    behind the point and of a second, and blanks at the end of a text, are cut in strict mode too
-    (MySQL manual, "Fractional Seconds in Time Values", "The CHAR and VARCHAR Types")."""
-    return (
-        _kept(column) < _kept(source)
-        if source.type == column.type
-        else (
-            (source.type, column.type)
-            in {("double", "float"), ("datetime", "date"), ("timestamp", "date")}
-            or (
-                column.type in {"decimal", *INTEGER_TYPES}
-                and source.type not in INTEGER_TYPES | {"decimal"}
-            )
-        )
-    )
-
-
-def _kept(column: Column) -> int:
-    """The digits of a fraction, or the characters of a text, that the type keeps."""
-    size = _SIZE.search(column.full_type)
-    if column.type in _FRACTIONS:
-        if size is None:
-            return 0
-        return int(size[2] or 0) if column.type == "decimal" else int(size[1])
-    return int(size[1]) if size and column.type in {"char", "varchar"} else 0
 
 
 def refuse_without_transactions(local: Table) -> None:
@@ -299,15 +274,35 @@ def _pair_columns(entity: Entity, central: Table, local: Table) -> tuple[Pair, .
     return (key, *(pair for pair in pairs if pair is not key))
 
 
+def _sides(pair: Pair, central: Table, local: Table) -> tuple[Column, Column]:
+    """A pair's two columns, central's first."""
+    source, column = central.column(pair.central), local.column(pair.local)
+    assert source is not None and column is not None  # noqa: S101, PT018 - a pair is made of both
+    return source, column
+
+
 def _pair(source: Column, column: Column) -> Pair:
-    expression = sql.quote(source.name)
+    as_bytes = values.number_as_bits(source, column) or (
+        source.type in BINARY_TYPES and not values.bits_as_number(source, column)
+    )
+    types = (source.full_type, column.full_type)
+    return Pair(column.name, source.name, _expression(source, column), as_bytes, types)
+
+
+def _expression(source: Column, column: Column) -> str:
+    """How a server is asked for a column so that it prints all that `column` has to be told."""
+    name = sql.quote(source.name)
     if source.type == "float":
         # The text protocol prints six digits of a FLOAT. As a DOUBLE it prints all that it holds;
         # times one rather than plus zero, because -0.0 + 0 is 0.0.
-        expression = f"{expression} * 1e0"
-    binary = source.type in BINARY_TYPES
-    types = (source.full_type, column.full_type)
-    return Pair(column.name, source.name, expression, binary, types)
+        return f"{name} * 1e0"
+    if values.bits_as_number(source, column):
+        return f"{name} + 0"
+    if values.number_as_bits(source, column):
+        return sql.integer_as_bytes(name)
+    if values.may_be_unreadable(source):
+        return sql.text_or_marked(name)
+    return name
 
 
 def _key_pair(entity: Entity, local: Table, pairs: Sequence[Pair]) -> Pair:
@@ -321,12 +316,25 @@ def _key_pair(entity: Entity, local: Table, pairs: Sequence[Pair]) -> Pair:
         )
     for pair in pairs:
         if pair.central.lower() == wanted and pair.local.lower() == primary.columns[0].lower():
+            _refuse_other_than_integers(entity, local, pair.local)
             return pair
     raise SchemaError(
         f"{entity.name}: the primary key {primary.columns[0]} of local {local.name}"
         f" does not hold the key {entity.key[0]} of central {entity.central}",
         hint=f"map it: entities.{entity.name}.columns: {{{primary.columns[0]}: {entity.key[0]}}}",
     )
+
+
+def _refuse_other_than_integers(entity: Entity, local: Table, name: str) -> None:
+    """Anything but an integer might change the key without a word, and is not in its order."""
+    column = local.column(name)
+    if column is not None and column.type not in INTEGER_TYPES:
+        raise SchemaError(
+            f"{entity.name}: the primary key {column.name} of local {local.name} is"
+            f" {column.full_type}; it must hold the integers of central {entity.central} as they"
+            " are",
+            hint=f"ALTER TABLE {local.name} MODIFY {column.name} BIGINT NOT NULL",
+        )
 
 
 def _refuse_unfillable(entity: Entity, central: Table, local: Table, pairs: Sequence[Pair]) -> None:

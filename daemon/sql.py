@@ -79,6 +79,21 @@ def names(columns: Iterable[str]) -> str:
     return ", ".join(quote(column) for column in columns)
 
 
+def integer_as_bytes(column: str) -> str:
+    """A quoted integer column as the bytes of a BIT; a negative one as more than any BIT holds."""
+    return f"UNHEX(CONCAT(IF({column} < 0, 'FF', ''), HEX({column})))"
+
+
+def text_or_marked(column: str) -> str:
+    """A quoted text column in utf8mb4. Where that turns a code without a character into a question
+    mark, the bytes as they are behind 0xFF, which is no utf8mb4: what reads it must refuse it."""
+    text = f"CONVERT({column} USING utf8mb4)"
+    return (
+        f"IF(CHAR_LENGTH(REPLACE({column}, '?', '')) <> CHAR_LENGTH(REPLACE({text}, '?', '')),"
+        f" CONCAT(X'FF', CAST({column} AS BINARY)), CAST({text} AS BINARY))"
+    )
+
+
 # --- rows ------------------------------------------------------------------------------------
 
 
@@ -311,6 +326,19 @@ def holders(
     )
 
 
+def stored(
+    table: str, key: str, expressions: Sequence[str], keys: Sequence[int], note: str
+) -> Statement:
+    """What stands in a local table under these keys: the key, then the expressions."""
+    marks = ", ".join(["%s"] * len(keys))
+    return Statement(
+        f"SELECT {', '.join([quote(key), *expressions])} FROM {quote(table)}"
+        f" WHERE {quote(key)} IN ({marks})",
+        tuple(keys),
+        note,
+    )
+
+
 def delete_keys(table: str, key: str, keys: Sequence[int], note: str) -> Statement:
     """Delete the rows with these keys."""
     marks = ", ".join(["%s"] * len(keys))
@@ -361,10 +389,10 @@ def table_engine(table: str, note: str) -> Statement:
 
 
 def table_columns(table: str, note: str) -> Statement:
-    """Name, type, nullability, default and extra of each column, in order."""
+    """Name, type, nullability, default, extra and character set of each column, in order."""
     return Statement(
-        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA"
-        " FROM information_schema.COLUMNS"
+        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
+        " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
         " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
         (table,),
         note,

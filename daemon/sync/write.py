@@ -7,12 +7,17 @@ deleted, and all are inserted, within the caller's transaction: readers see all 
 
 A row that the table refuses for its own values is found by halving, and returned for the
 quarantine; the others go in. A statement that fails changes nothing (InnoDB rolls the statement
-back, MySQL manual, "InnoDB Error Handling"), so no savepoint is needed.
+back, MySQL manual, "InnoDB Error Handling"), so that needs no savepoint.
+
+A row that the table would change without refusing it is refused by us. Where the plan has columns
+that can do that, and a row has a value that is in doubt, the rows are written behind a savepoint
+and read back; if one does not stand as it was sent, all that was written is undone, and the others
+are written again without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon import local
@@ -30,6 +35,17 @@ _RESOLVE_ROWS = 32
 _RESOLVE_MOST = 5_000
 _RESOLVE_BYTES = 256 << 20
 
+WOULD_CHANGE = 1265
+"""The error number of a row that we refuse ourselves: the servers' own for "data truncated"."""
+
+
+class _ChangedError(Exception):
+    """Rows do not stand as they were sent; what was written is to be undone."""
+
+    def __init__(self, problems: Mapping[int, str]) -> None:
+        super().__init__(f"{len(problems)} rows")
+        self.problems = problems
+
 
 @dataclass(frozen=True, slots=True)
 class Writer:
@@ -41,6 +57,10 @@ class Writer:
     instance: str
     strikes: Strikes
 
+    @property
+    def _note(self) -> str:
+        return f"{self.instance} {self.plan.entity.name}"
+
     async def write(self, rows: Sequence[Row]) -> list[Refusal]:
         """Upsert the rows; returns those that the table refuses.
 
@@ -49,6 +69,9 @@ class Writer:
         try:
             await self._upsert(rows)
             return []
+        except _ChangedError as error:
+            refusals, rest = self._part(rows, error.problems)
+            return refusals + (await self.write(rest) if rest else [])
         except CollisionError:
             collided = True
         except RowError as error:
@@ -61,9 +84,39 @@ class Writer:
         return await self.write(rows[:middle]) + await self.write(rows[middle:])
 
     async def _upsert(self, rows: Sequence[Row]) -> None:
-        note = f"{self.instance} {self.plan.entity.name}"
-        await local.upsert(self.connection, self.plan, rows, note)
+        """Raises _ChangedError, and nothing is written, when rows would not stand as sent."""
+        checks = self.plan.checks
+        doubtful = [row for row in rows if any(c.in_doubt(row) for c in checks)] if checks else []
+        if doubtful:
+            await self._upsert_and_look(rows, doubtful)
+        else:
+            await local.upsert(self.connection, self.plan, rows, self._note)
         self.strikes.taken()
+
+    async def _upsert_and_look(self, rows: Sequence[Row], doubtful: Sequence[Row]) -> None:
+        # A refusal has to undo everything, too: several statements may have been sent, and what
+        # the first of them wrote has not been looked at yet.
+        async with self.connection.savepoint():
+            await local.upsert(self.connection, self.plan, rows, self._note)
+            problems = await local.changed(self.connection, self.plan, doubtful, self._note)
+            if problems:
+                raise _ChangedError(problems)
+
+    def _part(
+        self, rows: Sequence[Row], problems: Mapping[int, str]
+    ) -> tuple[list[Refusal], list[Row]]:
+        """The refusals of the rows that would be changed, and the other rows."""
+        refusals: list[Refusal] = []
+        rest: list[Row] = []
+        for row in rows:
+            problem = problems.get(key_of(row))
+            if problem is None:
+                rest.append(row)
+                self.strikes.taken()  # as if they had been written one by one
+            else:
+                error = RowError(self.connection.name, WOULD_CHANGE, problem)
+                refusals.append(self._refuse(row, error))
+        return refusals, rest
 
     def _refuse(self, row: Row, error: RowError | CollisionError) -> Refusal:
         errno, message = error.errno, error.message
@@ -88,12 +141,12 @@ class Writer:
             if not stale:
                 break
             news = fresh
-        note = f"{self.instance} {self.plan.entity.name} collision"
+        note = f"{self._note} collision"
         await local.delete(self.connection, self.plan, sorted(keys), note)
         return await self._insert(fresh)
 
     async def _holders(self, rows: Sequence[Row]) -> frozenset[int]:
-        note = f"{self.instance} {self.plan.entity.name} collision"
+        note = f"{self._note} collision"
         return await local.holders(self.connection, self.plan, rows, note)
 
     async def _read(self, keys: Collection[int]) -> list[Row]:
@@ -120,6 +173,9 @@ class Writer:
         try:
             await self._upsert(rows)
             return []
+        except _ChangedError as error:
+            refusals, rest = self._part(rows, error.problems)
+            return refusals + await self._insert(rest)
         except (CollisionError, RowError) as error:
             if len(rows) == 1:
                 return [self._refuse(rows[0], error)]

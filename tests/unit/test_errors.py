@@ -54,7 +54,7 @@ BY_NUMBER: dict[type[DatabaseError], list[int]] = {
         1216, 1217, 1451, 1452,  # foreign key
         1264, 1265, 1292, 1300, 1366, 1406, 1416, 1690,  # a value that does not fit
         1644,  # SIGNAL in a trigger
-        3140, 3819, 4025,  # JSON, CHECK (MySQL, MariaDB)
+        3140, 3157, 3643, 3819, 4025,  # JSON, SRID, CHECK (MySQL, MariaDB)
     ],
     CollisionError: [1242],
     DatabaseError: [0, 1064, 1231, 1305, 9999],

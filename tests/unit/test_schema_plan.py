@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from daemon import sql
 from daemon.entities import CATALOGUE, Entity
 from daemon.errors import SchemaError
-from daemon.schema import Column, Index, Table, plan
+from daemon.schema import Index, Table, plan
 from daemon.sql import Statement
+from daemon.values import Column
 
 MESSAGES = Entity(
     name="messages", central="messages", local="wpp_messages", motion="incremental", key=("id",)
@@ -235,7 +236,7 @@ def test_a_name_in_an_expression_is_quoted_and_survives_rendering() -> None:
      "multipolygon", "geometrycollection", "geomcollection"],
 )  # fmt: skip
 def test_bytes_go_back_as_bytes(kind: str) -> None:
-    found = plan(MESSAGES, central(column("a", kind)), local(column("a", "text")))
+    found = plan(MESSAGES, central(column("a", kind)), local(column("a", "blob")))
 
     assert found.binary == (False, False, True)
 
@@ -250,6 +251,69 @@ def test_text_goes_back_as_text_even_into_a_byte_column(kind: str) -> None:
     found = plan(MESSAGES, central(column("a", kind)), local(column("a", "blob")))
 
     assert found.binary == (False, False, False)
+
+
+def test_a_bit_is_told_as_a_number_to_a_column_that_is_not_made_of_bytes() -> None:
+    found = plan(MESSAGES, central(column("a", "bit")), local(column("a", "tinyint")))
+
+    assert found.expressions[2] == "`a` + 0"
+    assert not found.binary[2]
+
+
+def test_an_integer_is_told_as_bytes_to_a_bit() -> None:
+    found = plan(MESSAGES, central(column("a", "int")), local(column("a", "bit")))
+
+    assert found.expressions[2] == "UNHEX(CONCAT(IF(`a` < 0, 'FF', ''), HEX(`a`)))"
+    assert found.binary[2]
+
+
+def test_a_text_whose_character_set_has_codes_without_a_character_is_asked_for_with_a_mark() -> (
+    None
+):
+    text = Column("a", "varchar", "varchar(9)", True, None, "", "gbk")
+
+    found = plan(MESSAGES, central(text), local(text))
+
+    assert found.expressions[2] == sql.text_or_marked("`a`")
+    assert not found.binary[2]
+
+
+# --- what is read back -----------------------------------------------------------------------
+
+
+def test_only_what_may_change_is_read_back() -> None:
+    here = central(
+        Column("a", "varchar", "varchar(9)", True, None, ""),
+        Column("b", "double", "double", True, None, ""),
+        Column("c", "datetime", "datetime(3)", True, None, ""),
+    )
+    there = local(
+        Column("a", "varchar", "varchar(9)", True, None, ""),
+        Column("b", "float", "float", True, None, ""),
+        Column("c", "datetime", "datetime", True, None, ""),
+    )
+
+    found = plan(MESSAGES, here, there)
+
+    assert [(check.place, check.expression) for check in found.checks] == [(3, "`b` * 1e0")]
+    assert found.narrower == ("b (float for double)", "c (datetime for datetime(3))")
+    assert "wpp_messages holds less than central: b (float for double), c" in found.note
+
+
+def test_a_document_is_checked_but_holds_no_less() -> None:
+    found = plan(MESSAGES, central(column("a", "json")), local(column("a", "json")))
+
+    assert len(found.checks) == 1
+    assert found.note == ""
+
+
+@pytest.mark.parametrize("kind", ["varchar", "decimal", "double", "binary"])
+def test_a_local_key_that_could_change_a_key_is_refused(kind: str) -> None:
+    there = table("wpp_messages", [column("id", kind), "instance"])
+    error = refusal(MESSAGES, central(), there)
+
+    assert f"the primary key id of local wpp_messages is {kind}" in error.message
+    assert error.hint == "ALTER TABLE wpp_messages MODIFY id BIGINT NOT NULL"
 
 
 # --- which index a batch walks along -------------------------------------------------------------

@@ -358,6 +358,10 @@ MINE_TEXT = (
             "SELECT `id` FROM `t` WHERE (`a`, `b`) IN (('x', _binary'y'), (1, 2))",
         ),
         (
+            sql.stored("t", "id", ["`a`", "`f` * 1e0"], [5, 7], "n"),
+            "SELECT `id`, `a`, `f` * 1e0 FROM `t` WHERE `id` IN (5, 7)",
+        ),
+        (
             sql.delete_keys("t", "id", [5, 7], "n"),
             "DELETE FROM `t` WHERE `id` IN (5, 7)",
         ),
@@ -366,8 +370,8 @@ MINE_TEXT = (
         (sql.kill(12, "n"), "KILL CONNECTION 12"),
         (
             sql.table_columns("t", "n"),
-            "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA"
-            " FROM information_schema.COLUMNS"
+            "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
+            " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
             " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't' ORDER BY ORDINAL_POSITION",
         ),
         (
