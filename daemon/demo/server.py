@@ -380,6 +380,10 @@ class MariaDB:
         unfinished.rename(self.datadir)
 
     def _start_once(self) -> None:
+        # Of its own: a server that starts removes every temporary table's file that it finds there,
+        # also those that another one, with the same directory, is just using.
+        temporary = self.directory / "tmp"
+        temporary.mkdir(exist_ok=True)
         self._note_end()
         log_before = self.error_log.stat().st_size if self.error_log.exists() else 0
         command = [
@@ -388,6 +392,7 @@ class MariaDB:
             *_as_root(),
             f"--datadir={self.datadir}",
             f"--socket={self.socket}",
+            f"--tmpdir={temporary}",
             f"--port={self._port}",
             f"--pid-file={self.directory / 'pid'}",
             f"--log-error={self.error_log}",
