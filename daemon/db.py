@@ -288,6 +288,9 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
     if server.tls is not None and server.socket is None:
         options["ssl"] = _tls(server, name)
     raw: Any = None
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    cancellations = task.cancelling()
     try:
         async with asyncio.timeout(server.connect_timeout):
             raw = await asyncmy.connect(
@@ -305,6 +308,11 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
                 program_name="wpp-sync",
                 **options,
             )
+            if task.cancelling() > cancellations:
+                # The driver's wait_for forgets a cancellation that comes in the moment when the
+                # connection is there (CPython issue 86296, before Python 3.12).
+                raw.close()
+                raise asyncio.CancelledError
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
     connection = Connection(raw, server, name)
