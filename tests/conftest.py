@@ -64,6 +64,11 @@ class Servers(NamedTuple):
         return self.local.create_database(f"local_{next(_numbers)}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Sweeps take a sample of their points by default."""
+    parser.addoption("--long", action="store_true", help="take every point of the sweeps")
+
+
 @pytest.fixture(scope="session")
 def mariadb_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised data directory, shared by all workers of a parallel run."""
