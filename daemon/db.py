@@ -375,6 +375,9 @@ async def _set_up(connection: Connection, server: Server, role: Role) -> None:
         settings.append("information_schema_stats_expiry = 0")
     settings.append(f"sql_mode = '{mode}'")
     if role == "central":
+        # Longer than the pool keeps it, whatever the server's own is: a pass must not find that the
+        # server has hung up.
+        settings.append("wait_timeout = 120")
         if connection.mariadb:
             settings.append(f"max_statement_time = {server.statement_timeout:g}")
         else:
@@ -406,7 +409,7 @@ async def grants(connection: Connection) -> list[str]:
 class Pool:
     """At most `size` connections to one server, opened when needed, closed when long idle."""
 
-    # Kept well under the shortest wait_timeout that is met in practice (60 s).
+    # Well under the wait_timeout that `_set_up` asks for, and what firewalls forget after.
     IDLE_SECONDS = 30.0
 
     def __init__(self, server: Server, name: str, role: Role, size: int) -> None:
