@@ -308,6 +308,9 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
     if server.tls is not None and server.socket is None:
         options["ssl"] = _tls(server, name)
     raw: Any = None
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    cancellations = task.cancelling()
     try:
         async with asyncio.timeout(server.connect_timeout):
             raw = await asyncmy.connect(
@@ -325,6 +328,11 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
                 program_name="wpp-sync",
                 **options,
             )
+            if task.cancelling() > cancellations:
+                # The driver's wait_for forgets a cancellation that comes in the moment when the
+                # connection is there (CPython issue 86296, before Python 3.12).
+                raw.close()
+                raise asyncio.CancelledError
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
     connection = Connection(raw, server, name)
@@ -392,6 +400,9 @@ async def _set_up(connection: Connection, server: Server, role: Role) -> None:
         settings.append("information_schema_stats_expiry = 0")
     settings.append(f"sql_mode = '{mode}'")
     if role == "central":
+        # Longer than the pool keeps it, whatever the server's own is: a pass must not find that the
+        # server has hung up.
+        settings.append("wait_timeout = 120")
         if connection.mariadb:
             settings.append(f"max_statement_time = {server.statement_timeout:g}")
         else:
@@ -423,7 +434,7 @@ async def grants(connection: Connection) -> list[str]:
 class Pool:
     """At most `size` connections to one server, opened when needed, closed when long idle."""
 
-    # Kept well under the shortest wait_timeout that is met in practice (60 s).
+    # Well under the wait_timeout that `_set_up` asks for, and what firewalls forget after.
     IDLE_SECONDS = 30.0
 
     def __init__(self, server: Server, name: str, role: Role, size: int) -> None:

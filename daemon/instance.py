@@ -126,7 +126,9 @@ class Instance:
         self._metrics = shared.metrics
         self._log = structlog.get_logger().bind(instance=self.name)
         self._connection: Connection | None = None
-        self._thread_id = 0
+        self._ours: set[int] = set()
+        """Our connections that asked the running server for the lock: each may hold it still."""
+
         self._server_began = 0.0
         self._busy = asyncio.Lock()
         self._reach: dict[str, Reach] = {}
@@ -406,8 +408,6 @@ class Instance:
             await self._leave(connection)
             raise
         self._connection = connection
-        self._thread_id = connection.thread_id
-        self._server_began = await self._began(connection)
         self._log.info("opened", server=connection.version, migrations=len(self.history))
         return connection
 
@@ -415,33 +415,36 @@ class Instance:
         """Become the instance's only copier, or raise StandbyError."""
         name = lock_name(self.settings.database)
         note = f"{self.name} lock"
+        await self._forget_what_a_restart_ended(connection)
+        # Before it is asked: the answer may be lost on its way.
+        self._ours.add(connection.thread_id)
         for _ in range(20):
             ((got,),) = await connection.fetch(sql.get_lock(name, note))
             if got == b"1":
+                self._ours = {connection.thread_id}
                 return
             ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
             if holder is None:
                 continue  # released in between
-            if int(holder) != self._thread_id or not await self._same_run(connection):
+            if int(holder) not in self._ours:
+                self._ours.discard(connection.thread_id)
                 raise StandbyError(
                     f"{self.server}: another wpp-sync holds the lock {name}"
                     f" (connection {holder.decode()} of that server)",
                     hint="that process copies this instance; SHOW PROCESSLIST tells where it runs",
                 )
             # Our own connection of before, whose loss the server has not noticed yet.
-            await connection.execute(sql.kill(self._thread_id, note))
+            await connection.execute(sql.kill(int(holder), note))
             await asyncio.sleep(0.05)
         raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
 
-    async def _began(self, connection: Connection) -> float:
-        """When the local server was started, on our clock."""
+    async def _forget_what_a_restart_ended(self, connection: Connection) -> None:
+        """Connection ids begin again when the server does, and ours may be somebody else's now."""
         ((_, uptime),) = await connection.fetch(sql.uptime(f"{self.name} lock"))
-        return self._clock() - int(uptime or 0)
-
-    async def _same_run(self, connection: Connection) -> bool:
-        """The server has not been restarted since we had our last connection: connection ids begin
-        again with a restart, and ours may be somebody else's now."""
-        return abs(await self._began(connection) - self._server_began) < _SAME_RUN_SECONDS
+        began = self._clock() - int(uptime or 0)
+        if abs(began - self._server_began) >= _SAME_RUN_SECONDS:
+            self._ours.clear()
+        self._server_began = began
 
     async def _refuse_state_without_transactions(self, connection: Connection) -> None:
         for name in ("wpp_sync_state", "wpp_sync_quarantine"):

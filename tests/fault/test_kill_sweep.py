@@ -1,0 +1,96 @@
+"""The process is killed (-9) at each point of an instance's life, and started again.
+
+The points are those of `tests.suspensions`: where a wait begins (so: each statement is sent and not
+answered) and where it ends (each statement is answered and nothing has followed yet), in the pass
+and in the tasks beside it. After each death the databases are looked at, a second process lives to
+its end, and the outcome is compared with a life that nobody broke, value for value. The ordinary
+run takes a sample, --long every point.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import scenario
+from tests.daemon_process import environment
+from tests.scenario import Scenario
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+WriteConfig = Callable[..., Path]
+Live = Callable[[int], str]
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@contextmanager
+def _lives(config: Path) -> Iterator[Live]:
+    """A function that has a process live, and die at a point (-1: not); it returns how it ended."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.sweep_child", str(config)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=environment(), text=True,
+    ) as process:  # fmt: skip
+
+        def live(die_at: int) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{die_at}\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        yield live
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _death(judge: Scenario, live: Live, point: int) -> str:
+    """What is wrong after a death and a second life, or nothing."""
+    judge.reset()
+    died = live(point)
+    if died != "killed 0":
+        return f"it should have been killed, but {died}"
+    if wrong := judge.wrong():
+        return f"after the death: {wrong}"
+    # The server may still be busy with what the dead one asked, and hold its lock.
+    judge.wait_until_free()
+    lived = live(-1)
+    if not lived.startswith("lived"):
+        return f"the second life {lived}"
+    if judge.look() != judge.end:
+        return f"the end is another one: {judge.look()}"
+    return judge.wrong()
+
+
+@pytest.mark.parametrize(
+    ("empty", "wanted"), [(False, 60), (True, 30)], ids=["copying", "first start"]
+)
+async def test_killed_at_each_point_of_its_life(
+    databases: Databases, write_config: WriteConfig, empty: bool, wanted: int,
+    pytestconfig: pytest.Config,
+) -> None:  # fmt: skip
+    central, local = databases
+    config = write_config(central, {"nunes": local}, sync=scenario.SYNC)
+    async with Scenario(central, local, config, empty=empty) as judge:
+        with _lives(config) as live:
+            judge.reset()
+            lived = live(-1)
+            assert lived.startswith("lived"), lived
+            assert judge.look() == judge.end
+            points = int(lived.split()[1])
+            assert points > 300
+            # A few less than there are: another run may have some points less.
+            every = 1 if pytestconfig.getoption("--long") else points // wanted
+            chosen = range(0, points - 10, every)
+            found = {point: _death(judge, live, point) for point in chosen}
+    print(f"killed at {len(chosen)} of {points} points")  # noqa: T201 - the report's figure
+    broken = [f"{point}: {wrong}" for point, wrong in found.items() if wrong]
+    assert broken == [], "\n".join(broken)
