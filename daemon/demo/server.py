@@ -412,10 +412,6 @@ class PrivateServer(ABC):
         unfinished.rename(self.datadir)
 
     def _start_once(self) -> None:
-        # Of its own: a server that starts removes every temporary table's file that it finds there,
-        # also those that another one, with the same directory, is just using.
-        temporary = self.directory / "tmp"
-        temporary.mkdir(exist_ok=True)
         self._note_end()
         self._temporary.mkdir(exist_ok=True)
         log_before = self.error_log.stat().st_size if self.error_log.exists() else 0
@@ -425,7 +421,6 @@ class PrivateServer(ABC):
             f"--datadir={self.datadir}",
             f"--tmpdir={self._temporary}",
             f"--socket={self.socket}",
-            f"--tmpdir={temporary}",
             f"--port={self._port}",
             f"--pid-file={self.directory / 'pid'}",
             f"--log-error={self.error_log}",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.demo.central import schema, seed_bulk
-from daemon.demo.server import MariaDB
+from daemon.demo.server import PrivateServer
 from daemon.errors import TransientError
 from daemon.instance import Instance
 from daemon.sql import Statement
@@ -39,13 +39,13 @@ QUICK: dict[str, object] = {
 }
 
 
-def _create_central(server: MariaDB) -> ServerConfig:
+def _create_central(server: PrivateServer) -> ServerConfig:
     config = server.create_database("central")
     server.execute(schema(), "central")
     return config
 
 
-def _plain_account(server: MariaDB, database: ServerConfig) -> ServerConfig:
+def _plain_account(server: PrivateServer, database: ServerConfig) -> ServerConfig:
     """The database as an account sees it that has no privilege on the server as a whole."""
     name = f"plain_{database['database']}"
     server.execute(
@@ -280,13 +280,13 @@ def small_disk() -> Iterator[_SmallDisk]:
 
 
 def test_a_full_disk_of_the_local_server_is_waited_for(
-    central: MariaDB, mariadb_template: Path, small_disk: _SmallDisk, write_config: WriteConfig,
+    central: PrivateServer, mariadb_template: Path, small_disk: _SmallDisk, write_config: WriteConfig,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """The tables lie on the small disk. (Where the server's own logs cannot grow either, it dies:
     that is a server that is killed.)"""
     source, other = _create_central(central), central.create_database("karsten")
-    with MariaDB(tmp_path / "full", name="full", template=mariadb_template) as server:
+    with PrivateServer(tmp_path / "full", name="full", template=mariadb_template) as server:
         target = server.create_database("nunes")
         tables = small_disk.directory / "nunes"
         shutil.copytree(server.datadir / "nunes", tables)
@@ -317,7 +317,7 @@ def test_a_full_disk_of_the_local_server_is_waited_for(
 
 
 def test_a_local_server_hangs_in_the_middle_of_a_batch(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     other = central.create_database("karsten")
@@ -342,7 +342,7 @@ def test_a_local_server_hangs_in_the_middle_of_a_batch(
 
 @pytest.mark.parametrize("side", ["central", "local"])
 def test_a_server_is_restarted_in_the_middle_of_a_first_sync(
-    central: MariaDB, local: MariaDB, write_config: WriteConfig, side: str
+    central: PrivateServer, local: PrivateServer, write_config: WriteConfig, side: str
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     mirror.seed(source, [seed_bulk("nunes", 20_000, 200)])
