@@ -42,14 +42,15 @@ def hurried() -> Iterator[None]:
     """All that a life does now and then, it does at once: settle, look, save, count."""
     seconds = ("_LOOK_SECONDS", "_SAVE_SECONDS", "_COUNT_SECONDS", "_COUNT_IDS")
     before = {name: getattr(Incremental, name) for name in seconds}
-    timed = settle.TIMED_DEFAULT
+    timed, above = settle.TIMED_DEFAULT, settle._ABOVE_LOCK_WAIT
     try:
         settle.TIMED_DEFAULT = 0.000_001
+        settle._ABOVE_LOCK_WAIT = float("-inf")  # whatever the server's innodb_lock_wait_timeout
         for name in seconds:
             setattr(Incremental, name, 0)
         yield
     finally:
-        settle.TIMED_DEFAULT = timed
+        settle.TIMED_DEFAULT, settle._ABOVE_LOCK_WAIT = timed, above
         for name, value in before.items():
             setattr(Incremental, name, value)
 

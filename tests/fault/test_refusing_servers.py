@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.demo.central import schema, seed_bulk
-from daemon.demo.server import PrivateServer
+from daemon.demo.server import MariaDB, PrivateServer
 from daemon.errors import TransientError
 from daemon.instance import Instance
 from daemon.sql import Statement
@@ -286,7 +286,7 @@ def test_a_full_disk_of_the_local_server_is_waited_for(
     """The tables lie on the small disk. (Where the server's own logs cannot grow either, it dies:
     that is a server that is killed.)"""
     source, other = _create_central(central), central.create_database("karsten")
-    with PrivateServer(tmp_path / "full", name="full", template=mariadb_template) as server:
+    with MariaDB(tmp_path / "full", name="full", template=mariadb_template) as server:
         target = server.create_database("nunes")
         tables = small_disk.directory / "nunes"
         shutil.copytree(server.datadir / "nunes", tables)
