@@ -280,8 +280,8 @@ def small_disk() -> Iterator[_SmallDisk]:
 
 
 def test_a_full_disk_of_the_local_server_is_waited_for(
-    central: PrivateServer, mariadb_template: Path, small_disk: _SmallDisk, write_config: WriteConfig,
-    tmp_path: Path,
+    central: PrivateServer, mariadb_template: Path, small_disk: _SmallDisk,
+    write_config: WriteConfig, tmp_path: Path,
 ) -> None:  # fmt: skip
     """The tables lie on the small disk. (Where the server's own logs cannot grow either, it dies:
     that is a server that is killed.)"""

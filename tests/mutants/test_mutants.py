@@ -127,13 +127,6 @@ MUTANTS = (
         "tests/unit/test_settle.py",
     ),
     Mutant(
-        "a connection whose COMMIT was not answered is not used again",
-        "daemon/db.py",
-        "        except DatabaseError:\n            self.discard()\n            raise\n",
-        "        except DatabaseError:\n            pass\n",
-        "tests/fault",
-    ),
-    Mutant(
         "a rewound entity stays so until a reset",
         "daemon/sync/incremental.py",
         "            self.state = replace(self.state, rewound=True)\n",
