@@ -21,7 +21,7 @@ from daemon.errors import DatabaseError
 from daemon.evidence import Validity
 from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
-from daemon.settle import Head, Rule, Settling
+from daemon.settle import Head, Rule, Settling, Writers
 from daemon.sql import Row, Statement
 
 T = TypeVar("T")
@@ -70,6 +70,9 @@ class Central:
     LOOK_SECONDS = 0.25
     """So long one such look takes at the most; what is left is looked at with the next."""
 
+    WRITERS_AGE = 0.5
+    """So long the list of transactions is shared. What it proves depends on when it was asked."""
+
     ROLES_AGE = 60.0
     """So long it is believed that the server is (not) a primary."""
 
@@ -85,6 +88,9 @@ class Central:
         self._roles_lock = asyncio.Lock()
         self._validity = Validity(False, "not asked yet")
         self._validity_at = float("-inf")
+        self._writers_lock = asyncio.Lock()
+        self._writers: Writers | None = None
+        self._writers_at = float("-inf")
         self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(self.rule))
 
     async def head(self, table: str, key: str) -> Head:
@@ -136,8 +142,7 @@ class Central:
         """Gather evidence: first the transactions, then the rows in flight."""
         settling = shared.settling
         if settling.wants_writers() and (await self.validity()).exact:
-            async with self._asking("transactions") as connection:
-                writers = await evidence.writers(connection, self._clock)
+            writers = await self._writing(table)
             if writers is not None:
                 settling.saw_writers(writers)
         deadline = self._clock() + self.LOOK_SECONDS
@@ -152,6 +157,17 @@ class Central:
         self._metrics.oldest_in_flight.labels(table).set(
             0.0 if since is None else self._clock() - since
         )
+
+    async def _writing(self, table: str) -> Writers | None:
+        """The list of transactions, shared by all tables: asked for each of them, one right after
+        the other, the server would give the second one what it gave the first one, or older news.
+        """
+        async with self._writers_lock:
+            if self._clock() - self._writers_at > self.WRITERS_AGE:
+                async with self._asking("transactions") as connection:
+                    self._writers = await evidence.writers(connection, table, self._clock)
+                self._writers_at = self._clock()
+            return self._writers
 
     async def validity(self) -> Validity:
         """Whether the server's list of transactions counts as exact evidence, and why (not);

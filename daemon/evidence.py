@@ -5,6 +5,7 @@ An error while asking is "no evidence", never "none": the timed rule is then wha
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ async def validity(connection: Connection) -> Validity:
     waits = settings.get("innodb_lock_wait_timeout", "")
     lock_wait = float(waits) if waits.isdigit() else None
     try:
-        await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY))
+        await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY, "roles"))
         appliers = await connection.fetch(sql.applier_threads())
     except AccessError as error:
         reason = f"the account lacks the PROCESS privilege (error {error.errno})"
@@ -71,17 +72,27 @@ def shared_by(settings: Mapping[str, str], *, applies: bool) -> str:
     return ""
 
 
-async def writers(connection: Connection, clock: Clock) -> Writers | None:
-    """The oldest writing transaction; None when the server does not tell."""
+async def writers(connection: Connection, table: str, clock: Clock) -> Writers | None:
+    """The oldest writing transaction; None when the server does not tell, or tells old news.
+
+    InnoDB makes the list anew only when nobody has read it for 0.1 s: while somebody polls it more
+    often, it stays as it was, for hours. A list that is made for us contains the statement that we
+    ask with, which is part of a transaction for that purpose and carries a mark of its own.
+    """
     asked_at = clock()
+    question = sql.oldest_writer(_FIRST_READ_ONLY, secrets.token_hex(8))
     try:
-        ((oldest,),) = await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY))
+        async with connection.transaction():
+            await connection.fetch(sql.any_row(table))
+            ((oldest, made_for_us),) = await connection.fetch(question)
     except (AccessError, MissingError):
         return None
     except DatabaseError as error:
         if connection.usable:
             return None
         raise error
+    if made_for_us == b"0":
+        return None
     return Writers(asked_at, None if oldest is None else float(oldest))
 
 

@@ -179,20 +179,26 @@ def lowest(table: str, key: str, note: str) -> Statement:
     return Statement(f"SELECT MIN({quote(key)}) FROM {quote(table)}", (), note)
 
 
-def oldest_writer(first_read_only: int) -> Statement:
+def oldest_writer(first_read_only: int, mark: str) -> Statement:
     """When the oldest transaction started that has written or waits to, in seconds of the server's
-    clock; NULL when there is none. Prepared XA transactions count, whoever began them.
+    clock; NULL when there is none. Prepared XA transactions count, whoever began them. And how
+    often this very statement, which contains the mark, is in the list: 0 when the list is old.
 
     A transaction that has not written yet has the id 0, or one of at least `first_read_only`; while
     it waits for a lock it counts all the same: its INSERT may hold an id already.
     """
     return Statement(
-        "SELECT UNIX_TIMESTAMP(MIN(trx_started)) FROM information_schema.INNODB_TRX"
-        " WHERE trx_state = 'LOCK WAIT' OR trx_rows_modified > 0"
-        " OR (trx_id <> '0' AND CAST(trx_id AS UNSIGNED) < %s)",
-        (first_read_only,),
+        "SELECT UNIX_TIMESTAMP(MIN(CASE WHEN trx_state = 'LOCK WAIT' OR trx_rows_modified > 0"
+        " OR (trx_id <> '0' AND CAST(trx_id AS UNSIGNED) < %s) THEN trx_started END)),"
+        " COUNT(CASE WHEN trx_query LIKE %s THEN 1 END) FROM information_schema.INNODB_TRX",
+        (first_read_only, f"%{mark}%"),
         "transactions",
     )
+
+
+def any_row(table: str) -> Statement:
+    """A look at a table that costs nothing, and begins the transaction that it is in."""
+    return Statement(f"SELECT 1 FROM {quote(table)} LIMIT 1", (), "transactions")
 
 
 def applier_threads() -> Statement:

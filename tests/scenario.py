@@ -18,10 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from daemon import app, config, settle
+import pytest
+
+from daemon import app, config
 from daemon.app import Parts
 from daemon.errors import StandbyError, TransientError
 from daemon.instance import Instance, lock_name
+from daemon.settle import Rule
 from daemon.sync.incremental import Incremental
 from tests import mirror
 from tests.mirror import Server, Session
@@ -37,22 +40,22 @@ _LATE = {7}
 _QUARANTINED = {2, 3}
 
 
+class _AtOnce(Rule):
+    """All kinds of evidence are asked for, and an id settles as soon as it was seen."""
+
+    def above(self, _lock_wait: float | None) -> Rule:
+        """However long central lets an INSERT wait."""
+        return self
+
+
 @contextmanager
 def hurried() -> Iterator[None]:
     """All that a life does now and then, it does at once: settle, look, save, count."""
-    seconds = ("_LOOK_SECONDS", "_SAVE_SECONDS", "_COUNT_SECONDS", "_COUNT_IDS")
-    before = {name: getattr(Incremental, name) for name in seconds}
-    timed, above = settle.TIMED_DEFAULT, settle._ABOVE_LOCK_WAIT
-    try:
-        settle.TIMED_DEFAULT = 0.000_001
-        settle._ABOVE_LOCK_WAIT = float("-inf")  # whatever the server's innodb_lock_wait_timeout
-        for name in seconds:
-            setattr(Incremental, name, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "of", lambda _setting: _AtOnce(0.000_001, exact=True))
+        for name in ("_LOOK_SECONDS", "_SAVE_SECONDS", "_COUNT_SECONDS", "_COUNT_IDS"):
+            patch.setattr(Incremental, name, 0)
         yield
-    finally:
-        settle.TIMED_DEFAULT, settle._ABOVE_LOCK_WAIT = timed, above
-        for name, value in before.items():
-            setattr(Incremental, name, value)
 
 
 @asynccontextmanager
