@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon import operations
+from daemon import evidence, operations
 from daemon.app import Parts
+from daemon.errors import TransientError
 from daemon.instance import Instance
+from daemon.settle import Window
 from tests import mirror
 from tests.in_process import a_pass, parts, passes_until, settle
 
@@ -197,3 +199,22 @@ async def test_the_settled_id_survives_a_restart(
         await a_pass(built.instances["nunes"])
         assert settled(built.instances["nunes"]) >= 599
     assert mirror.watermarks(local)["messages"] == 10
+
+
+async def test_a_look_at_rows_in_flight_that_fails_leaves_no_dirty_reader_behind(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """It waited for a lock on the table for too long; what comes next on its connection must not
+    see rows that nobody has committed."""
+    source = {**databases.central, "statement_timeout": "500ms"}
+    mirror.run(databases.central, "CREATE TABLE altered (id INT PRIMARY KEY)")
+    async with parts(write_config(source, {"nunes": databases.local})) as built:
+        with mirror.Session(databases.central) as ddl, mirror.Session(databases.central) as writer:
+            ddl.execute("LOCK TABLES altered WRITE")
+            writer.execute(f"BEGIN; {INSERT}")
+            async with built.central._asking("test") as connection:
+                with pytest.raises(TransientError):
+                    await evidence.in_flight(connection, "altered", "id", Window(0, 10))
+            assert (await built.central.head("messages", "id")).id == 0
+            await a_pass(built.instances["nunes"])
+    assert mirror.local_ids(databases.local) == []
