@@ -381,12 +381,16 @@ class MariaDB:
 
     def _start_once(self) -> None:
         self._note_end()
+        # A server that starts deletes the temporary tables of others that share its directory.
+        temporary = self.directory / "tmp"
+        temporary.mkdir(exist_ok=True)
         log_before = self.error_log.stat().st_size if self.error_log.exists() else 0
         command = [
             program("mariadbd"),
             "--no-defaults",
             *_as_root(),
             f"--datadir={self.datadir}",
+            f"--tmpdir={temporary}",
             f"--socket={self.socket}",
             f"--port={self._port}",
             f"--pid-file={self.directory / 'pid'}",
