@@ -40,6 +40,11 @@ LOCAL_OPTIONS = (
 _numbers = count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`: what takes minutes runs too, and what draws at random draws much more."""
+    parser.addoption("--long", action="store_true", help="run the long tests, too")
+
+
 class Databases(NamedTuple):
     """One test's two databases: central with its tables, local empty."""
 
