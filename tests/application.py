@@ -178,10 +178,12 @@ class Writers:
             await writer.leave()
             # The transaction lives until the server's thread has noticed. Who asks for the list
             # more often than every 0.1 s gets the same one again.
-            while await self._admin.fetch(
+            await asyncio.sleep(0.11)
+            question = (
                 "SELECT 1 FROM information_schema.INNODB_TRX"
                 f" WHERE trx_mysql_thread_id = {writer.thread_id}"
-            ):
+            )
+            while await self._admin.fetch(question):  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.11)
             writer.thread_id = 0
 
