@@ -21,7 +21,7 @@ from daemon.errors import DatabaseError
 from daemon.evidence import Validity
 from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
-from daemon.settle import Head, Rule, Settling
+from daemon.settle import Head, Rule, Settling, Writers
 from daemon.sql import Row, Statement
 
 T = TypeVar("T")
@@ -70,6 +70,10 @@ class Central:
     LOOK_SECONDS = 0.25
     """So long one such look takes at the most; what is left is looked at with the next."""
 
+    WRITERS_AGE = 0.2
+    """So long one list of transactions serves the looks at all tables. The server itself gives the
+    same list again within 0.1 s."""
+
     ROLES_AGE = 60.0
     """So long it is believed that the server is (not) a primary."""
 
@@ -83,6 +87,9 @@ class Central:
         self._clock = clock
         self._metrics = metrics
         self._roles_lock = asyncio.Lock()
+        self._writers_lock = asyncio.Lock()
+        self._writers: Writers | None = None
+        self._writers_at = float("-inf")
         self._validity = Validity(False, "not asked yet")
         self._validity_at = float("-inf")
         self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(rule))
@@ -136,8 +143,7 @@ class Central:
         """Gather evidence: first the transactions, then the rows in flight."""
         settling = shared.settling
         if settling.wants_writers() and (await self.validity()).exact:
-            async with self._asking("transactions") as connection:
-                writers = await evidence.writers(connection, self._clock)
+            writers = await self._list_of_writers(table, key)
             if writers is not None:
                 settling.saw_writers(writers)
         deadline = self._clock() + self.LOOK_SECONDS
@@ -152,6 +158,16 @@ class Central:
         self._metrics.oldest_in_flight.labels(table).set(
             0.0 if since is None else self._clock() - since
         )
+
+    async def _list_of_writers(self, table: str, key: str) -> Writers | None:
+        """The server's writing transactions, asked for by one look and good for the others that
+        come at the same time."""
+        async with self._writers_lock:
+            if self._clock() - self._writers_at > self.WRITERS_AGE:
+                self._writers, self._writers_at = None, self._clock()
+                async with self._asking("transactions") as connection:
+                    self._writers = await evidence.writers(connection, table, key, self._clock)
+            return self._writers
 
     async def validity(self) -> Validity:
         """Whether the server's list of transactions counts as exact evidence, and why (not);

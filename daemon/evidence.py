@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from daemon import sql
 from daemon.aio import Clock
@@ -19,6 +20,8 @@ IDS_AT_ONCE = 50_000
 
 # MariaDB gives a transaction that has not written the id 0, MySQL one of 2^48 and more.
 _FIRST_READ_ONLY = 1 << 47
+
+_marks = count(1)
 
 _OFF = frozenset({"OFF", "0"})
 
@@ -35,7 +38,7 @@ async def validity(connection: Connection) -> Validity:
     """Exact evidence needs the PROCESS privilege (else the list shows our own transactions only)
     and a primary that alone gives out ids: no replica, no Galera, no group with many primaries."""
     try:
-        await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY))
+        await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY, ""))
         appliers = await connection.fetch(sql.applier_threads())
     except AccessError as error:
         return Validity(False, f"the account lacks the PROCESS privilege (error {error.errno})")
@@ -64,17 +67,27 @@ def shared_by(settings: Mapping[str, str], *, applies: bool) -> str:
     return ""
 
 
-async def writers(connection: Connection, clock: Clock) -> Writers | None:
-    """The oldest writing transaction; None when the server does not tell."""
+async def writers(connection: Connection, table: str, key: str, clock: Clock) -> Writers | None:
+    """The oldest writing transaction; None when the server does not tell.
+
+    The server keeps the list of transactions for 0.1 s after it was last *read*, whoever read it:
+    who is not alone in asking may be given a list of long ago, for ever. So ours is asked for
+    inside a transaction of our own, and counts only if that is on it, with this very statement.
+    """
     asked_at = clock()
+    mark = f"list {next(_marks)}."
     try:
-        ((oldest,),) = await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY))
+        async with connection.transaction():
+            await connection.fetch(sql.touch(table, key))
+            ((oldest, fresh),) = await connection.fetch(sql.oldest_writer(_FIRST_READ_ONLY, mark))
     except (AccessError, MissingError):
         return None
     except DatabaseError as error:
         if connection.usable:
             return None
         raise error
+    if fresh in {None, b"0"}:
+        return None
     return Writers(asked_at, None if oldest is None else float(oldest))
 
 

@@ -164,18 +164,29 @@ def lowest(table: str, key: str, note: str) -> Statement:
     return Statement(f"SELECT MIN({quote(key)}) FROM {quote(table)}", (), note)
 
 
-def oldest_writer(first_read_only: int) -> Statement:
+def touch(table: str, key: str) -> Statement:
+    """A look at a table, so that InnoDB knows of the connection's transaction."""
+    return Statement(
+        f"SELECT {quote(key)} FROM {quote(table)} ORDER BY {quote(key)} LIMIT 1",
+        (),
+        "transactions",
+    )
+
+
+def oldest_writer(first_read_only: int, mark: str) -> Statement:
     """When the oldest transaction started that has written or waits to, in seconds of the server's
-    clock; NULL when there is none. Prepared XA transactions count, whoever began them.
+    clock; NULL when there is none. Prepared XA transactions count, whoever began them. And whether
+    the list has this very statement in it: `mark` stands in no other of this connection.
 
     A transaction that has not written yet has the id 0, or one of at least `first_read_only`; while
     it waits for a lock it counts all the same: its INSERT may hold an id already.
     """
     return Statement(
-        "SELECT UNIX_TIMESTAMP(MIN(trx_started)) FROM information_schema.INNODB_TRX"
-        " WHERE trx_state = 'LOCK WAIT' OR trx_rows_modified > 0"
-        " OR (trx_id <> '0' AND CAST(trx_id AS UNSIGNED) < %s)",
-        (first_read_only,),
+        "SELECT UNIX_TIMESTAMP(MIN(IF(trx_state = 'LOCK WAIT' OR trx_rows_modified > 0"
+        " OR (trx_id <> '0' AND CAST(trx_id AS UNSIGNED) < %s), trx_started, NULL))),"
+        " COALESCE(SUM(trx_mysql_thread_id = CONNECTION_ID() AND INSTR(trx_query, %s) > 0), 0)"
+        " FROM information_schema.INNODB_TRX",
+        (first_read_only, mark),
         "transactions",
     )
 
