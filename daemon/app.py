@@ -13,6 +13,7 @@ from importlib.metadata import version as installed_version
 import structlog
 
 from daemon import http, operations
+from daemon.aio import Clock
 from daemon.central import Central
 from daemon.config import Config
 from daemon.db import Pool
@@ -42,7 +43,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(config: Config) -> AsyncIterator[Parts]:
+async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[Parts]:
     """Build the parts; close what they opened. Raises MigrationFilesError before anything opens."""
     directories = [files.SHIPPED]
     if config.migrations.directory is not None:
@@ -51,14 +52,14 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     metrics = Metrics(VERSION)
     pool = Pool(config.central, "central", "central", config.central.max_connections)
     rule = Rule.of(config.sync.settle)
-    central = Central(pool, rule=rule, clock=time.monotonic, metrics=metrics)
+    central = Central(pool, rule=rule, clock=clock, metrics=metrics)
     shared = Shared(
         central=central,
         migrations=migrations,
         limits=Limits(rows=config.sync.batch_rows, bytes=config.sync.batch_bytes),
         lock_wait_timeout=config.migrations.lock_wait_timeout,
         backoff_max=config.sync.backoff_max,
-        clock=time.monotonic,
+        clock=clock,
         metrics=metrics,
     )
     instances = {

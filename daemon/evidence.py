@@ -108,7 +108,13 @@ async def in_flight(
         table, key, after=window.after, upto=window.upto, limit=IDS_AT_ONCE, note=note
     )
     await connection.execute(sql.next_read_uncommitted(note))
-    seen = {int(row[0] or 0) for row in await connection.fetch(scan)}
+    try:
+        seen = {int(row[0] or 0) for row in await connection.fetch(scan)}
+    except DatabaseError:
+        # A statement that failed before it read anything (it waited for an ALTER TABLE, say) leaves
+        # the level for the next one, which would then copy rows that nobody has committed.
+        connection.discard()
+        raise
     looked_to = max(seen) if len(seen) >= IDS_AT_ONCE else window.upto
     scan = sql.all_keys(
         table, key, after=window.after, upto=looked_to, limit=IDS_AT_ONCE * 4, note=note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon import operations
+from daemon import evidence, operations
 from daemon.app import Parts
+from daemon.errors import TransientError
 from daemon.instance import Instance
+from daemon.settle import Window
 from tests import mirror
 from tests.in_process import a_pass, parts, passes_until, settle
 
@@ -215,3 +218,78 @@ async def test_the_settled_id_survives_a_restart(
         await a_pass(built.instances["nunes"])
         assert settled(built.instances["nunes"]) >= 599
     assert mirror.watermarks(local)["messages"] == 10
+
+
+async def test_a_look_at_rows_in_flight_that_fails_leaves_no_dirty_reader_behind(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """It waited for a lock on the table for too long; what comes next on its connection must not
+    see rows that nobody has committed."""
+    source = {**databases.central, "statement_timeout": "500ms"}
+    mirror.run(databases.central, "CREATE TABLE altered (id INT PRIMARY KEY)")
+    async with parts(write_config(source, {"nunes": databases.local})) as built:
+        with mirror.Session(databases.central) as ddl, mirror.Session(databases.central) as writer:
+            ddl.execute("LOCK TABLES altered WRITE")
+            writer.execute(f"BEGIN; {INSERT}")
+            async with built.central._asking("test") as connection:
+                with pytest.raises(TransientError):
+                    await evidence.in_flight(connection, "altered", "id", Window(0, 10))
+            assert (await built.central.head("messages", "id")).id == 0
+            await a_pass(built.instances["nunes"])
+    assert mirror.local_ids(databases.local) == []
+
+
+def upsert(*bodies: str, key: str) -> str:
+    """A message with that key, and further ones: one statement, which draws all ids at first."""
+    columns = "(instance, wwebjs_id, `from`, `to`, type, is_forwarded, is_edited, body, timestamp,"
+    values = ", ".join(
+        f"('nunes', {repr(key) if number == 0 else 'NULL'}, '1', '2', 'chat', 0, 0, '{body}', '3',"
+        " NOW(3), 'SENT')"
+        for number, body in enumerate(bodies)
+    )
+    return (
+        f"INSERT INTO messages {columns} sent_at, status) VALUES {values}"
+        " ON DUPLICATE KEY UPDATE body = VALUES(body)"
+    )
+
+
+async def test_a_list_of_transactions_that_others_keep_from_being_renewed_is_no_evidence(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Read every few milliseconds, the server's list never changes. A statement that has drawn its
+    ids and waits for a lock with nothing inserted is to be seen there alone."""
+    central, local = databases
+    mirror.insert_message(central, 1, wwebjs_id="'key'")
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        instance = built.instances["nunes"]
+        await settle(instance)
+        over = threading.Event()
+
+        def watch() -> None:
+            with mirror.Session(central) as watcher:
+                while not over.wait(0.02):
+                    watcher.execute("SELECT COUNT(*) FROM information_schema.INNODB_TRX")
+
+        with mirror.Session(central) as holder, mirror.Session(central) as waiter:
+            watching = asyncio.create_task(asyncio.to_thread(watch))
+            try:
+                await asyncio.sleep(0.5)
+                holder.execute("BEGIN; UPDATE messages SET body = 'held' WHERE id = 1")
+                waiter.execute("BEGIN")
+                waiting = asyncio.create_task(
+                    asyncio.to_thread(waiter.execute, upsert("again", "late", key="key"))
+                )
+                await asyncio.sleep(0.5)
+                # Beyond the gap before 'key', which the waiting statement has locked.
+                mirror.insert_message(central, 20, wwebjs_id="'z'")
+                await passes_for(instance, 4)
+                held_at = settled(instance)
+            finally:
+                over.set()
+                holder.execute("COMMIT")
+                await asyncio.gather(watching, waiting)
+            assert held_at == 1
+            waiter.execute("COMMIT")
+        await settle(instance)
+    assert mirror.local_ids(local) == mirror.central_ids(central)
+    assert len(mirror.local_ids(local)) == 3
