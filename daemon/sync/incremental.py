@@ -224,7 +224,12 @@ class Incremental:
             if last:
                 await self._take(page, sure)
             else:
+                resolved = self._writer.resolved
                 _, following = await together(self._take(page, sure), self._read(page.end, upto))
+                if self._writer.resolved != resolved:
+                    # The collision may have brought newer versions of these rows, or have found
+                    # that they are gone: they must not come back.
+                    following = await self._read(page.end, upto)
             copied += len(page.rows)
             if last:
                 return copied

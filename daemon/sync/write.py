@@ -31,7 +31,7 @@ _RESOLVE_MOST = 5_000
 _RESOLVE_BYTES = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Writer:
     """Writes one entity's rows, always inside the caller's transaction."""
 
@@ -40,6 +40,8 @@ class Writer:
     plan: Plan
     instance: str
     strikes: Strikes
+    resolved: int = 0
+    """How often rows were read again to resolve a collision: what was read before is older."""
 
     async def write(self, rows: Sequence[Row]) -> list[Refusal]:
         """Upsert the rows; returns those that the table refuses.
@@ -75,6 +77,7 @@ class Writer:
 
     async def _resolve(self, rows: Sequence[Row]) -> list[Refusal]:
         """Make way for rows whose unique keys stale rows hold."""
+        self.resolved += 1
         keys = {key_of(row) for row in rows}
         news: Sequence[Row] = rows
         while True:
