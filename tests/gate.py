@@ -124,7 +124,7 @@ class Gate:
                 connection.discard()
                 raise
         self.statements += 1
-        self.recent = [*self.recent[-39:], text[:160]]
+        self.recent = [*self.recent[-39:], text]
         self._under_way += 1
         try:
             if self._lose_next and connection.usable:

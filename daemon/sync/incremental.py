@@ -236,10 +236,15 @@ class Incremental:
             if last:
                 copied += await self._take(page, sure)
             else:
+                resolved = self._writer.resolved
                 taken, following = await together(
                     self._take(page, sure), self._read(page.end, upto)
                 )
                 copied += taken
+                if self._writer.resolved != resolved:
+                    # The collision may have brought newer versions of these rows, or have found
+                    # that they are gone: they must not come back.
+                    following = await self._read(page.end, upto)
             if last:
                 return copied
             page, sure = following

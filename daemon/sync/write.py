@@ -47,7 +47,7 @@ class _ChangedError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Writer:
     """Writes one entity's rows, always inside the caller's transaction."""
 
@@ -56,6 +56,8 @@ class Writer:
     plan: Plan
     instance: str
     strikes: Strikes
+    resolved: int = 0
+    """How often rows were read again to resolve a collision: what was read before is older."""
 
     @property
     def _note(self) -> str:
@@ -128,6 +130,7 @@ class Writer:
 
     async def _resolve(self, rows: Sequence[Row]) -> list[Refusal]:
         """Make way for rows whose unique keys stale rows hold."""
+        self.resolved += 1
         keys = {key_of(row) for row in rows}
         news: Sequence[Row] = rows
         while True:

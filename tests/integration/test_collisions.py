@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon import operations
-from tests import mirror
+from tests import gate, mirror
 from tests.in_process import a_pass, listen, one
 
 if TYPE_CHECKING:
@@ -151,4 +152,36 @@ async def test_a_local_row_of_the_applications_own_with_a_new_rows_key_gives_way
             )
         mirror.insert_messages(central, range(1, 11))
         await a_pass(instance)
+    assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.parametrize("change", ["UPDATE messages SET body = 'new'", "DELETE FROM messages"])
+async def test_a_page_that_was_read_ahead_does_not_undo_what_a_collision_has_brought(
+    databases: Databases,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    """Row 2 is read with the next page while row 1 is written; it changes, and row 1, which has its
+    old key, has it read again. The page's older version must not be written over that."""
+    central, local = databases
+    gate.install(monkeypatch)
+    for id_ in (1, 2, 3):
+        mirror.insert_message(central, id_, wwebjs_id=f"'key {id_}'")
+    async with one(write_config(central, {"nunes": local}, sync={"batch_rows": 1})) as instance:
+        await a_pass(instance)
+        mirror.run(
+            central,
+            "UPDATE messages SET wwebjs_id = 'key 4' WHERE id = 2;"
+            "UPDATE messages SET wwebjs_id = 'key 2' WHERE id = 1",
+        )
+        await operations.reset_sync_state(instance, "messages")
+        held = gate.Gate()
+        task = held.start(instance.sync_pass(asyncio.Event()))
+        assert not await held.go(task, lambda text: "collision" in text)
+        read_ahead = [text for text in held.recent if "`id` > 1 " in text]
+        mirror.run(central, f"{change} WHERE id = 2")
+        await held.go(task, None)
+        await task
+        assert read_ahead
     assert mirror.differences(central, local) == ""
