@@ -71,6 +71,7 @@ _ROW = frozenset(
 )  # fmt: skip
 DUPLICATE_KEY = frozenset({1062, 1586})
 NO_PARENT = frozenset({1216, 1452})
+NO_SUCH_CONNECTION = 1094
 # Shutdown, packet too large, killed, disconnected for inactivity.
 _HANGS_UP = frozenset({1053, 1153, 1927, 4031})
 _GUARD = 1242  # subquery returns more than one row: the guard in sql.upsert_frame

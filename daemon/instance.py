@@ -434,7 +434,11 @@ class Instance:
                     hint="that process copies this instance; SHOW PROCESSLIST tells where it runs",
                 )
             # Our own connection of before, whose loss the server has not noticed yet.
-            await connection.execute(sql.kill(int(holder), note))
+            try:
+                await connection.execute(sql.kill(int(holder), note))
+            except DatabaseError as error:
+                if error.errno != db.NO_SUCH_CONNECTION:  # by now it has
+                    raise
             await asyncio.sleep(0.05)
         raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
 

@@ -44,6 +44,9 @@ class Proxy:
         self.cut: Command | None = None
         """What was cut, once it happened."""
 
+        self.listener: Callable[[Command], None] = lambda _: None
+        """Told of each command before the server has it."""
+
         self._target = host, port
         self._wanted: tuple[Callable[[Command], bool], Moment, bool] | None = None
         self._links: set[_Link] = set()
@@ -102,6 +105,7 @@ class Proxy:
         text = body.decode("utf-8", "replace") if kind == COM_QUERY else f"command {kind}"
         command = Command(len(self.commands), text)
         self.commands.append(command)
+        self.listener(command)
         if self._wanted is None or self.cut is not None or not self._wanted[0](command):
             return None
         self.cut = command

@@ -101,7 +101,7 @@ async def _cancelled_life(judge: Scenario, at: int, when: When) -> str:
 
 @pytest.mark.parametrize("when", get_args(When))
 @pytest.mark.parametrize(
-    ("empty", "wanted"), [(False, 50), (True, 10)], ids=["copying", "first start"]
+    ("empty", "wanted"), [(False, 25), (True, 5)], ids=["copying", "first start"]
 )
 async def test_cancelled_at_each_await(
     databases: Databases, write_config: WriteConfig, empty: bool, wanted: int, when: When,
@@ -118,7 +118,7 @@ async def test_cancelled_at_each_await(
         assert life.waits > 150
         every = 1 if pytestconfig.getoption("--long") else life.waits // wanted
         # One more or less from run to run: where it comes to no such await, it just lives on.
-        chosen = [*range(8), *range(8, life.waits, every)]
+        chosen = [*range(4), *range(4, life.waits, every)]
         found = {at: await _cancelled_life(judge, at, when) for at in chosen}
     print(f"cancelled at {len(chosen)} of {life.waits} awaits")  # noqa: T201 - the report's figure
     broken = [f"{at}: {wrong}" for at, wrong in found.items() if wrong]

@@ -71,7 +71,7 @@ def _death(judge: Scenario, live: Live, point: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("empty", "wanted"), [(False, 60), (True, 30)], ids=["copying", "first start"]
+    ("empty", "wanted"), [(False, 40), (True, 15)], ids=["copying", "first start"]
 )
 async def test_killed_at_each_point_of_its_life(
     databases: Databases, write_config: WriteConfig, empty: bool, wanted: int,

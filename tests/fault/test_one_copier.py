@@ -126,7 +126,7 @@ def test_two_daemons_under_kills_never_write_at_the_same_time(
     draw = random.Random(7)
     killed, frozen, last = 0, 0, 1
     with _two_daemons(config) as daemons:
-        until = time.monotonic() + (60 if pytestconfig.getoption("--long") else 9)
+        until = time.monotonic() + (60 if pytestconfig.getoption("--long") else 6)
         while time.monotonic() < until:
             mirror.seed(central, [seed_bulk("nunes", 400, 100, first_id=last)])
             last += 400

@@ -321,7 +321,7 @@ def test_a_local_server_hangs_in_the_middle_of_a_batch(
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
     other = central.create_database("karsten")
-    mirror.seed(source, [seed_bulk("nunes", 20_000, 200)])
+    mirror.seed(source, [seed_bulk("nunes", 10_000, 200)])
     # The daemon gives a server 5 s more than the statement may take.
     slow = {**target, "statement_timeout": "1s", "connect_timeout": "1s"}
     config = write_config(source, {"nunes": slow, "karsten": other}, **QUICK)
@@ -333,7 +333,7 @@ def test_a_local_server_hangs_in_the_middle_of_a_batch(
             mirror.insert_message(source, None, "karsten")
             daemon.wait_until(lambda: mirror.differences(source, other, "karsten") == "", 2)
         local.resume()
-        daemon.wait_until(lambda: daemon.watermark() == 20_000, 20)
+        daemon.wait_until(lambda: daemon.watermark() == 10_000, 20)
         daemon.wait_until(lambda: daemon.state() == "idle")
         assert mirror.differences(source, target) == ""
         assert _clients(target) == 1
@@ -345,16 +345,16 @@ def test_a_server_is_restarted_in_the_middle_of_a_first_sync(
     central: PrivateServer, local: PrivateServer, write_config: WriteConfig, side: str
 ) -> None:
     source, target = _create_central(central), local.create_database("nunes")
-    mirror.seed(source, [seed_bulk("nunes", 20_000, 200)])
+    mirror.seed(source, [seed_bulk("nunes", 10_000, 200)])
     with DaemonProcess(write_config(source, {"nunes": target}, **QUICK)) as daemon:
-        for _ in range(3):
+        for _ in range(2):
             reached = daemon.watermark()
             daemon.wait_until(lambda least=reached: daemon.watermark() > least)  # type: ignore[misc]
             (central if side == "central" else local).restart()
             mark = mirror.watermarks(target)["messages"]
             ids = mirror.local_ids(target)
             assert ids[: mark + 1] == list(range(1, len(ids[: mark + 1]) + 1))
-        daemon.wait_until(lambda: daemon.watermark() == 20_000)
+        daemon.wait_until(lambda: daemon.watermark() == 10_000)
         daemon.wait_until(lambda: daemon.state() == "idle")
         assert mirror.differences(source, target) == ""
         time.sleep(0.3)

@@ -3,7 +3,8 @@
 A life is recorded once through a proxy (see `tests.scenario`); then it is lived again for each of
 its statements and each moment, and the connection is cut there. Right after the cut no watermark
 stands above a missing row; the passes that follow come to the same end as a life that nobody broke;
-no connection and no lock is left. The ordinary run takes one of each kind of statement, --long all.
+no connection and no lock is left. The ordinary run takes one of each kind of statement and two of
+its three moments, --long all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from daemon.errors import TransientError
-from tests import scenario
+from tests import mirror, scenario
 from tests.proxy import MOMENTS, Command, Moment, Proxy
 from tests.scenario import Scenario
 
@@ -65,9 +66,13 @@ def _kind(command: Command) -> str:
     return re.sub(r"'[^']*'|\d+|\(.*\)", "…", command.text, flags=re.DOTALL)
 
 
-def _sample(commands: Sequence[Command], *, everything: bool) -> list[Command]:
-    """One of each kind: its last one, where most has been done before."""
-    return list(commands) if everything else list({_kind(c): c for c in commands}.values())
+def _sample(commands: Sequence[Command], *, everything: bool, part: int = 0) -> list[Command]:
+    """Some of each kind: its last one, where most has been done before. With another `part` (0, 1,
+    2) another third of the kinds is left out."""
+    if everything:
+        return list(commands)
+    kinds = {_kind(command): command for command in commands}.values()
+    return [command for number, command in enumerate(kinds) if number % 3 != part]
 
 
 async def _broken_life(
@@ -117,7 +122,7 @@ async def _sweep(
         wrong = await _broken_life(stage, side, command.number, moment, half_open=half_open)
         if wrong:
             broken.append(f"{moment} {side} {command.number} {command.text[:100]}: {wrong}")
-    print(f"{len(points)} of {len(stage.recorded[side]) * len(MOMENTS)} points")  # noqa: T201
+    print(f"cut at {len(points)} of {len(stage.recorded[side])} statements")  # noqa: T201
     assert broken == [], "\n".join(broken)
 
 
@@ -130,7 +135,8 @@ async def test_a_connection_is_cut_at_each_statement(
     everything = bool(pytestconfig.getoption("--long"))
     async with _stage(databases, write_config) as stage:
         assert len(stage.recorded["local"]) > 100, "it is a complete life"
-        chosen = _sample(stage.recorded[side], everything=everything)
+        part = MOMENTS.index(moment)
+        chosen = _sample(stage.recorded[side], everything=everything, part=part)
         await _sweep(stage, side, [(command, moment) for command in chosen])
 
 
@@ -141,10 +147,35 @@ async def test_a_connection_is_lost_and_the_local_server_does_not_notice(
     """Its side goes on holding the lock and the rows: the daemon has to kill it."""
     everything = bool(pytestconfig.getoption("--long"))
     async with _stage(databases, write_config) as stage:
-        chosen = _sample(stage.recorded["local"], everything=everything)
+        part = MOMENTS.index(moment)
+        chosen = _sample(stage.recorded["local"], everything=everything, part=part)
+        chosen = chosen if everything else chosen[::2]
         # Its QUIT is the end of the daemon's life: there is nobody who could kill anything.
         points = [(command, moment) for command in chosen if command.text != "command 1"]
         await _sweep(stage, "local", points, half_open=True)
+
+
+async def test_a_lost_connection_that_ends_by_itself_just_before_it_is_killed(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    async with _stage(databases, write_config) as stage:
+        judge, proxy = stage.scenario, stage.proxies["local"]
+        judge.reset()
+
+        def be_quicker(command: Command) -> None:
+            if found := re.search(r"KILL CONNECTION (\d+)", command.text):
+                mirror.run(databases.local, f"KILL {found[1]}")
+                judge.wait_until_free()
+
+        proxy.listener = be_quicker
+        proxy.cut_at(lambda command: command.text.endswith("COMMIT"), "before", half_open=True)
+        async with scenario.parts(judge.config) as built:
+            instance = built.instances["nunes"]
+            with pytest.raises(TransientError):
+                await scenario.live(instance)
+            await scenario.go_on(instance, judge)
+        assert any("KILL" in command.text for command in proxy.commands)
+        assert await _left_behind(stage) == ""
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -157,7 +188,7 @@ async def test_a_connection_is_cut_at_each_statement_of_the_first_start(
         recorded = stage.recorded["local"]
         migrating = [c for c in recorded if "migrate" in c.text]
         assert len(migrating) > 25
-        await _sweep(stage, "local", [(c, moment) for c in migrating[:: 1 if everything else 4]])
+        await _sweep(stage, "local", [(c, moment) for c in migrating[:: 1 if everything else 6]])
 
 
 @pytest.mark.parametrize(
