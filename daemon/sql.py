@@ -353,6 +353,12 @@ def delete_keys(table: str, key: str, keys: Sequence[int], note: str) -> Stateme
     )
 
 
+def foreign_keys(act: bool, note: str) -> Statement:
+    """Whether foreign keys act on what this session does, as far as the server has it so."""
+    value = "DEFAULT" if act else "0"
+    return Statement(f"SET SESSION foreign_key_checks = {value}", (), note)
+
+
 # --- the instance's lock -----------------------------------------------------------------------
 
 
