@@ -146,10 +146,14 @@ class Central:
             if writers is not None:
                 settling.saw_writers(writers)
         deadline = self._clock() + self.LOOK_SECONDS
+        known = await self.table(table) if shared.table is None else shared.table
+        index = schema.key_index(known, key) if known is not None else ""
         window = settling.question(floor, self._clock())
         while window is not None and self._clock() < deadline:
             async with self._asking("in_flight") as connection:
-                looked_to, found = await evidence.in_flight(connection, table, key, window)
+                looked_to, found = await evidence.in_flight(
+                    connection, table, key, index or "PRIMARY", window
+                )
             settling.answer(window, looked_to, found, self._clock())
             window = None if found else settling.question(floor, self._clock())
         shared.unfinished = window is not None

@@ -97,7 +97,7 @@ async def writers(connection: Connection, table: str, clock: Clock) -> Writers |
 
 
 async def in_flight(
-    connection: Connection, table: str, key: str, window: Window
+    connection: Connection, table: str, key: str, index: str, window: Window
 ) -> tuple[int, set[int]]:
     """Which ids of the window are inserted and not committed, and up to where was looked.
 
@@ -105,7 +105,7 @@ async def in_flight(
     """
     note = f"in flight {table}"
     scan = sql.all_keys(
-        table, key, after=window.after, upto=window.upto, limit=IDS_AT_ONCE, note=note
+        table, key, index, after=window.after, upto=window.upto, limit=IDS_AT_ONCE, note=note
     )
     await connection.execute(sql.next_read_uncommitted(note))
     try:
@@ -117,7 +117,7 @@ async def in_flight(
         raise
     looked_to = max(seen) if len(seen) >= IDS_AT_ONCE else window.upto
     scan = sql.all_keys(
-        table, key, after=window.after, upto=looked_to, limit=IDS_AT_ONCE * 4, note=note
+        table, key, index, after=window.after, upto=looked_to, limit=IDS_AT_ONCE * 4, note=note
     )
     committed = {int(row[0] or 0) for row in await connection.fetch(scan)}
     return looked_to, seen - committed

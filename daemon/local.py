@@ -104,3 +104,16 @@ async def delete(connection: Connection, plan: Plan, keys: Sequence[int], note: 
     if not keys:
         return 0
     return await connection.execute(sql.delete_keys(plan.entity.local, plan.local_key, keys, note))
+
+
+async def lift(connection: Connection, plan: Plan, keys: Sequence[int], note: str) -> None:
+    """Delete rows that are inserted again in the same transaction: nothing that refers to them is
+    deleted or set to NULL with them, and nothing holds them back."""
+    if not keys:
+        return
+    await connection.execute(sql.foreign_keys(False, note))
+    try:
+        await delete(connection, plan, keys, note)
+    finally:
+        if connection.usable:
+            await connection.execute(sql.foreign_keys(True, note))

@@ -361,6 +361,22 @@ def _refuse_unfillable(entity: Entity, central: Table, local: Table, pairs: Sequ
         )
 
 
+def key_index(table: Table, key: str) -> str:
+    """The index that yields all rows in the order of the key, the primary key if it can be; empty
+    when there is none."""
+    key = key.lower()
+    own = ""
+    for index in table.indexes:
+        if not index.whole or not index.usable:
+            continue
+        columns = tuple(column.lower() for column in index.columns)
+        if index.name == "PRIMARY" and columns == (key,):
+            return index.name
+        if columns[:1] == (key,) and (index.unique or not own):
+            own = index.name
+    return own
+
+
 def _index_for(entity: Entity, central: Table) -> str:
     """The index that yields the instance's rows in key order.
 
@@ -369,17 +385,13 @@ def _index_for(entity: Entity, central: Table) -> str:
     """
     key = entity.key[0].lower()
     instance = (entity.instance_column or "").lower()
-    primary = next((i for i in central.indexes if i.name == "PRIMARY"), None)
-    key_is_primary = primary is not None and [c.lower() for c in primary.columns] == [key]
-    own = ""
+    own = key_index(central, key)
     for index in central.indexes:
         columns = tuple(column.lower() for column in index.columns)
         if not index.whole or not index.usable:
             continue
-        if columns[:2] == (instance, key) or (columns == (instance,) and key_is_primary):
+        if columns[:2] == (instance, key) or (columns == (instance,) and own == "PRIMARY"):
             return index.name
-        if columns[:1] == (key,) and own != "PRIMARY" and (index.unique or not own):
-            own = "PRIMARY" if key_is_primary else index.name
     if not own and not central.engine:
         raise SchemaError(
             f"{entity.name}: central {central.name} is a view: rows cannot be followed along a key",

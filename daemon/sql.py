@@ -228,11 +228,17 @@ def next_read_uncommitted(note: str) -> Statement:
     return Statement("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED", (), note)
 
 
-def all_keys(table: str, key: str, *, after: int, upto: int, limit: int, note: str) -> Statement:
-    """Everybody's keys with after < key <= upto, in order, at most `limit`."""
+def all_keys(
+    table: str, key: str, index: str, *, after: int, upto: int, limit: int, note: str
+) -> Statement:
+    """Everybody's keys with after < key <= upto, in order, at most `limit`.
+
+    The index is forced: a row whose INSERT waits for a unique key stands in the primary key
+    already, and not yet in the secondary index that MySQL may find cheaper (a skip scan).
+    """
     return Statement(
-        f"SELECT {quote(key)} FROM {quote(table)} WHERE {quote(key)} > %s AND {quote(key)} <= %s"
-        f" ORDER BY {quote(key)} LIMIT %s",
+        f"SELECT {quote(key)} FROM {quote(table)} FORCE INDEX ({quote(index)})"
+        f" WHERE {quote(key)} > %s AND {quote(key)} <= %s ORDER BY {quote(key)} LIMIT %s",
         (after, upto, limit),
         note,
     )
@@ -351,6 +357,12 @@ def delete_keys(table: str, key: str, keys: Sequence[int], note: str) -> Stateme
     return Statement(
         f"DELETE FROM {quote(table)} WHERE {quote(key)} IN ({marks})", tuple(keys), note
     )
+
+
+def foreign_keys(act: bool, note: str) -> Statement:
+    """Whether foreign keys act on what this session does, as far as the server has it so."""
+    value = "DEFAULT" if act else "0"
+    return Statement(f"SET SESSION foreign_key_checks = {value}", (), note)
 
 
 # --- the instance's lock -----------------------------------------------------------------------

@@ -8,7 +8,8 @@ written down, so that it is not taken for a missing one; it is tried again only 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from daemon.db import Connection
@@ -53,21 +54,45 @@ class Strikes:
     def __init__(self, most: int | None = MOST_STRIKES) -> None:
         self.count = 0
         self._most = most  # None: rows that were refused before are tried again, and may all fail
+        self._in_batch = 0
+        self._last = ""
+
+    @contextmanager
+    def batch(self, entity: str) -> Iterator[None]:
+        """The rows of one transaction. Raises SchemaError at its end when the table has taken none
+        for too long; what a batch counted that is undone does not count.
+
+        At the end, because a table that was mended may still refuse the first rows that it is
+        offered, and the next one is what shows that it takes rows again.
+        """
+        before, self._in_batch = self.count, 0
+        try:
+            yield
+            if self._most is not None and self.count >= self._most:
+                raise self._takes_nothing(entity)
+        except BaseException:
+            self.count = before
+            raise
 
     def taken(self) -> None:
         """The table took a row."""
-        self.count = 0
+        self.count = self._in_batch = 0
 
     def refused(self, entity: str, refusal: Refusal) -> None:
-        """The table refused a row. Raises SchemaError when it has taken none for too long."""
+        """The table refused a row. Raises SchemaError when that is enough for one batch."""
         self.count += 1
-        if self._most is not None and self.count >= self._most:
-            raise SchemaError(
-                f"{entity}: the local table has refused {self.count} rows and taken none;"
-                f" the last one: {refusal.message}",
-                hint="mend the table; the entity stays where it is until a row is taken",
-                code="table_refuses",
-            )
+        self._in_batch += 1
+        self._last = refusal.message
+        if self._most is not None and self._in_batch >= self._most:
+            raise self._takes_nothing(entity)
+
+    def _takes_nothing(self, entity: str) -> SchemaError:
+        return SchemaError(
+            f"{entity}: the local table has refused {self.count} rows and taken none;"
+            f" the last one: {self._last}",
+            hint="mend the table; the entity stays where it is until a row is taken",
+            code="table_refuses",
+        )
 
 
 def note_full(entity: str) -> SchemaError:

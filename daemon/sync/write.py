@@ -4,6 +4,7 @@ Central has the same unique keys, so a local row that holds a new row's key is s
 deleted it or has given it another value since. The stale rows and the new ones are read again from
 central in one statement (one moment, so they cannot contradict each other), the stale ones are
 deleted, and all are inserted, within the caller's transaction: readers see all of it or nothing.
+Local foreign keys act on a row that central no longer has, not on one that comes back at once.
 
 A row that the table refuses for its own values is found by halving, and returned for the
 quarantine; the others go in. A statement that fails changes nothing (InnoDB rolls the statement
@@ -64,16 +65,20 @@ class Writer:
         return f"{self.instance} {self.plan.entity.name}"
 
     async def write(self, rows: Sequence[Row]) -> list[Refusal]:
-        """Upsert the rows; returns those that the table refuses.
+        """Upsert the rows of one transaction; returns those that the table refuses.
 
         Raises SchemaError when it refuses all, DatabaseError for a server's trouble.
         """
+        with self.strikes.batch(self.plan.entity.name):
+            return await self._write(rows)
+
+    async def _write(self, rows: Sequence[Row]) -> list[Refusal]:
         try:
             await self._upsert(rows)
             return []
         except _ChangedError as error:
             refusals, rest = self._part(rows, error.problems)
-            return refusals + (await self.write(rest) if rest else [])
+            return refusals + (await self._write(rest) if rest else [])
         except CollisionError:
             collided = True
         except RowError as error:
@@ -83,7 +88,7 @@ class Writer:
         if collided and len(rows) <= _RESOLVE_ROWS:
             return await self._resolve(rows)
         middle = len(rows) // 2
-        return await self.write(rows[:middle]) + await self.write(rows[middle:])
+        return await self._write(rows[:middle]) + await self._write(rows[middle:])
 
     async def _upsert(self, rows: Sequence[Row]) -> None:
         """Raises _ChangedError, and nothing is written, when rows would not stand as sent."""
@@ -145,7 +150,15 @@ class Writer:
                 break
             news = fresh
         note = f"{self._note} collision"
-        await local.delete(self.connection, self.plan, sorted(keys), note)
+        still_there = {key_of(row) for row in fresh}
+        try:
+            await local.delete(self.connection, self.plan, sorted(keys - still_there), note)
+        except RowError as error:  # other local rows refer to what is to go
+            if len(rows) == 1:
+                return [self._refuse(rows[0], error)]
+            middle = len(rows) // 2
+            return await self._resolve(rows[:middle]) + await self._resolve(rows[middle:])
+        await local.lift(self.connection, self.plan, sorted(still_there), note)
         return await self._insert(fresh)
 
     async def _holders(self, rows: Sequence[Row]) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,4 +184,78 @@ async def test_a_page_that_was_read_ahead_does_not_undo_what_a_collision_has_bro
         await held.go(task, None)
         await task
         assert read_ahead
+
+
+CHAT_KEYS = (
+    "id",
+    "instance",
+    "type",
+    "priority",
+    "is_finished",
+    "is_schedule",
+    "started_at",
+    "tag",
+)
+
+
+def insert_chat(central: Mapping[str, object], id_: int, tag: str) -> None:
+    mirror.run(
+        central,
+        f"INSERT INTO chats ({', '.join(CHAT_KEYS)})"
+        f" VALUES ({id_}, 'nunes', 'ACTIVE', 'LOW', 0, 0, NOW(3), '{tag}')",
+    )
+
+
+async def chats_with_messages(databases: Databases, config: Path, on_delete: str) -> None:
+    """Two tagged chats with a message each; the local table has a foreign key of its own."""
+    central, local = databases
+    async with one(config) as instance:
+        await a_pass(instance)
+    mirror.run(central, "ALTER TABLE chats ADD COLUMN tag VARCHAR(20) UNIQUE")
+    mirror.run(
+        local,
+        "ALTER TABLE wpp_chats ADD COLUMN tag VARCHAR(20) UNIQUE;"
+        "ALTER TABLE wpp_messages ADD FOREIGN KEY (chat_id) REFERENCES wpp_chats (id)"
+        f" ON DELETE {on_delete}",
+    )
+    for id_ in (1, 2):
+        insert_chat(central, id_, f"tag {id_}")
+        mirror.insert_message(central, id_, chat_id=str(id_))
+    async with one(config) as instance:
+        await a_pass(instance)
+        await operations.retry_quarantine(instance)  # messages came before their chats
+
+
+@pytest.mark.parametrize("on_delete", ["CASCADE", "SET NULL", "RESTRICT"])
+async def test_a_row_that_makes_way_and_comes_back_takes_no_other_row_with_it(
+    databases: Databases, write_config: WriteConfig, on_delete: str
+) -> None:
+    """Where a local foreign key would: the messages lie below the watermark, lost for good."""
+    central, local = databases
+    config = write_config(central, {"nunes": local})
+    await chats_with_messages(databases, config, on_delete)
+    async with one(config) as instance:
+        mirror.run(central, "UPDATE chats SET tag = 'another' WHERE id = 1")
+        insert_chat(central, 3, "tag 1")
+        await a_pass(instance)
+    assert mirror.differences(central, local) == ""
+
+
+async def test_a_row_that_is_gone_and_cannot_make_way_holds_up_only_the_row_that_needs_its_key(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    config = write_config(central, {"nunes": local})
+    await chats_with_messages(databases, config, "RESTRICT")
+    async with one(config) as instance:
+        mirror.run(central, "DELETE FROM chats WHERE id = 1")
+        insert_chat(central, 3, "tag 1")
+        insert_chat(central, 4, "tag 4")
+        await a_pass(instance)
+        assert mirror.local_ids(local, "chats") == [1, 2, 4]
+        assert mirror.rows(local, "SELECT entity, id, errno FROM wpp_sync_quarantine") == [
+            ["chats", "3", "1451"]
+        ]
+        mirror.run(local, "UPDATE wpp_messages SET chat_id = NULL WHERE id = 1")
+        assert await operations.retry_quarantine(instance) == 0
     assert mirror.differences(central, local) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -287,3 +288,38 @@ async def test_many_quarantined_rows_are_no_broken_table_when_they_are_tried_aga
         await a_pass(instance)
         assert await operations.retry_quarantine(instance) == 2 * quarantine.MOST_STRIKES
         assert instance.entity_errors == {}
+
+
+async def test_a_table_that_was_mended_and_refuses_the_first_row_still_takes_the_others(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    config = write_config(databases.central, {"nunes": databases.local})
+    await migrated(config)
+    mirror.run(
+        databases.local,
+        "ALTER TABLE wpp_messages ADD CONSTRAINT broken CHECK (body = 'never'),"
+        " ADD CONSTRAINT one CHECK (id <> 1)",
+    )
+    mirror.insert_messages(databases.central, range(1, 301))
+    async with one(config) as instance:
+        assert (await broken(instance)).code == "table_refuses"
+        drop = "ALTER TABLE wpp_messages DROP CONSTRAINT broken"
+        mirror.run(databases.local, drop)
+        instance.start_over()
+        assert await a_pass(instance) == {"messages": 299, "chats": 0}
+    assert list(refused(databases)) == [1]
+
+
+async def test_refusals_that_were_rolled_back_do_not_count_as_refusals_in_a_row(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    config = write_config(databases.central, {"nunes": databases.local})
+    await poisoned(databases, config, range(1, 11))
+    async with one(config) as instance:
+        strikes = instance._strikes.setdefault("messages", quarantine.Strikes())
+        with suppress(ZeroDivisionError), strikes.batch("messages"):
+            for key in range(quarantine.MOST_STRIKES - 1):
+                strikes.refused("messages", quarantine.Refusal(key, 1406, "too long"))
+            1 / 0  # noqa: B018 - anything that ends the transaction
+        await a_pass(instance)
+        assert instance.quarantined["messages"] == 10

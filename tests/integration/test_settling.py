@@ -233,7 +233,7 @@ async def test_a_look_at_rows_in_flight_that_fails_leaves_no_dirty_reader_behind
             writer.execute(f"BEGIN; {INSERT}")
             async with built.central._asking("test") as connection:
                 with pytest.raises(TransientError):
-                    await evidence.in_flight(connection, "altered", "id", Window(0, 10))
+                    await evidence.in_flight(connection, "altered", "id", "PRIMARY", Window(0, 10))
             assert (await built.central.head("messages", "id")).id == 0
             await a_pass(built.instances["nunes"])
     assert mirror.local_ids(databases.local) == []
@@ -293,3 +293,34 @@ async def test_a_list_of_transactions_that_others_keep_from_being_renewed_is_no_
         await settle(instance)
     assert mirror.local_ids(local) == mirror.central_ids(central)
     assert len(mirror.local_ids(local)) == 3
+
+
+async def test_a_row_that_waits_for_a_unique_key_is_in_flight_whatever_index_is_cheapest(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """MySQL would skip through a small index that the waiting row is not in yet."""
+    central, local = databases
+    mirror.run(central, "ALTER TABLE messages ADD INDEX small (is_edited)")
+    mirror.insert_messages(central, [1])
+    mirror.run(
+        central,
+        "INSERT INTO messages (id, instance, `from`, `to`, type, is_forwarded, is_edited, body,"
+        " timestamp, sent_at, status) WITH RECURSIVE n AS (SELECT 2 AS id UNION ALL SELECT id + 1"
+        " FROM n WHERE id < 1000) SELECT id, 'nunes', '1', '2', 'chat', 0, 0, REPEAT('x', 3000),"
+        " '3', NOW(3), 'SENT' FROM n",
+    )
+    mirror.rows(central, "ANALYZE TABLE messages")
+    async with parts(write_config(central, {"nunes": local})) as built:
+        holder, waiter = mirror.Session(central), mirror.Session(central)
+        with holder, waiter:
+            holder.execute("BEGIN; UPDATE messages SET wwebjs_id = 'wanted' WHERE id = 1")
+            waiting = asyncio.to_thread(waiter.execute, upsert("late", key="wanted"))
+            task = asyncio.create_task(waiting)
+            await asyncio.sleep(0.5)
+            async with built.central._asking("test") as connection:
+                _, found = await evidence.in_flight(
+                    connection, "messages", "id", "PRIMARY", Window(0, 2000)
+                )
+            assert found == {1001}
+            holder.execute("ROLLBACK")
+            await task

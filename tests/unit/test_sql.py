@@ -321,8 +321,9 @@ MINE_TEXT = (
             "SELECT (SELECT MAX(`id`) FROM `messages`), UNIX_TIMESTAMP(SYSDATE(6))",
         ),
         (
-            sql.all_keys("messages", "id", after=1, upto=9, limit=5, note="n"),
-            "SELECT `id` FROM `messages` WHERE `id` > 1 AND `id` <= 9 ORDER BY `id` LIMIT 5",
+            sql.all_keys("messages", "id", "PRIMARY", after=1, upto=9, limit=5, note="n"),
+            "SELECT `id` FROM `messages` FORCE INDEX (`PRIMARY`)"
+            " WHERE `id` > 1 AND `id` <= 9 ORDER BY `id` LIMIT 5",
         ),
         (
             sql.next_read_uncommitted("n"),
