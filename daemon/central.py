@@ -191,12 +191,13 @@ class Central:
         timed = f"an id settles {self.rule.timed:g} s after it was seen" if self.rule.timed else ""
         valid = self._validity
         if not self.rule.exact:
-            short = valid.lock_wait is not None and valid.lock_wait >= (self.rule.timed or 0)
-            doubt = (
-                f"; an INSERT that waits longer for a lock may be missed: central's"
-                f" innodb_lock_wait_timeout is {valid.lock_wait:g} s"
-            )
-            return f"timed: {timed} (sync.settle)" + (doubt if short else "")
+            words = f"timed: {timed} (sync.settle)"
+            if valid.lock_wait is not None and valid.lock_wait >= (self.rule.timed or 0.0):
+                words += (
+                    "; an INSERT that waits longer for a lock may be missed: central's"
+                    f" innodb_lock_wait_timeout is {valid.lock_wait:g} s"
+                )
+            return words
         if valid.exact:
             return f"exact: {valid.reason}" + (f"; at the latest {timed}" if timed else "")
         if timed:

@@ -511,8 +511,11 @@ class Incremental:
         following = await self._central.next_id(table)
         if following is not None and following > self.position:
             # What is new will lie above the position all the same; so that this is not asked again
-            # at every poll, the position goes back to the head.
+            # at every poll, the position goes back to the head; and what a full resync wanted to
+            # settle beyond it is gone.
             self.position = head
+            if self._resync_until is not None:
+                self._resync_until = min(self._resync_until, head)
             return
         name = self._entity
         if self.state.settled_for != self.state.last_synced_id > head:

@@ -253,6 +253,7 @@ def upsert(*bodies: str, key: str) -> str:
     )
 
 
+@pytest.mark.mariadb  # on MySQL other INSERTs wait behind the one that waits, until they time out
 async def test_a_list_of_transactions_that_others_keep_from_being_renewed_is_no_evidence(
     databases: Databases, write_config: WriteConfig
 ) -> None:
@@ -324,3 +325,17 @@ async def test_a_row_that_waits_for_a_unique_key_is_in_flight_whatever_index_is_
             assert found == {1001}
             holder.execute("ROLLBACK")
             await task
+
+
+async def test_a_full_resync_ends_although_the_newest_rows_are_deleted_meanwhile(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 31))
+    async with parts(write_config(central, {"nunes": local}, sync={"settle": "1s"})) as built:
+        instance = built.instances["nunes"]
+        await operations.force_full_resync(instance)
+        await a_pass(instance)
+        assert instance.motions["messages"].state.resync
+        mirror.run(central, "DELETE FROM messages WHERE id > 20")
+        await passes_until(instance, lambda: not instance.motions["messages"].state.resync)
