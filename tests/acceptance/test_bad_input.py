@@ -442,7 +442,7 @@ def test_a_migration_that_fails_half_way_is_mended_and_goes_on(
     file.write_text(file.read_text().replace("priorty", "priority"))
     assert run_cli("sync", "nunes", "-c", config).returncode == 0
     history = mirror.rows(
-        local, "SELECT id, description FROM wpp_sync_migrations ORDER BY id DESC LIMIT 1"
+        local, "SELECT id, description FROM wpp_sync_migrations WHERE id LIKE '2026-02-04%'"
     )
     assert history == [["2026-02-04-001-add-priority-column", "Add priority"]]
     assert mirror.rows(local, "SHOW TABLES LIKE 'report_days'") == [["report_days"]]
