@@ -334,6 +334,7 @@ async def test_a_full_resync_ends_although_the_newest_rows_are_deleted_meanwhile
     mirror.insert_messages(central, range(1, 31))
     async with parts(write_config(central, {"nunes": local}, sync={"settle": "1s"})) as built:
         instance = built.instances["nunes"]
+        await a_pass(instance)
         await operations.force_full_resync(instance)
         await a_pass(instance)
         assert instance.motions["messages"].state.resync
