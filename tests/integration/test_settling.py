@@ -20,7 +20,7 @@ from tests import mirror
 from tests.in_process import a_pass, parts, passes_until, settle
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases, ServerConfig, Servers
+    from tests.conftest import Databases, Pair, ServerConfig, Servers
 
 WriteConfig = Callable[..., Path]
 
@@ -253,12 +253,13 @@ def upsert(*bodies: str, key: str) -> str:
     )
 
 
-@pytest.mark.mariadb  # on MySQL other INSERTs wait behind the one that waits, until they time out
 async def test_a_list_of_transactions_that_others_keep_from_being_renewed_is_no_evidence(
-    databases: Databases, write_config: WriteConfig
+    databases: Databases, write_config: WriteConfig, pair: Pair
 ) -> None:
     """Read every few milliseconds, the server's list never changes. A statement that has drawn its
     ids and waits for a lock with nothing inserted is to be seen there alone."""
+    if pair.central == "mysql":
+        pytest.skip("on MySQL other INSERTs wait behind the one that waits, until they time out")
     central, local = databases
     mirror.insert_message(central, 1, wwebjs_id="'key'")
     async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
