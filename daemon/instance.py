@@ -52,7 +52,8 @@ SLOW_RETRY_SECONDS = 60.0
 """So often what does not mend by itself is tried again: an operator may have mended it."""
 
 HEARTBEAT_SECONDS = 15.0
-"""An idle local connection is used so often: it stays open, and a reset made elsewhere is seen."""
+"""The state rows are looked at so often: an idle local connection stays open, and a reset made
+elsewhere is seen, also while nothing can be written."""
 
 SCHEMA_RETRY_SECONDS = 15.0
 """So often an entity is tried again whose tables are not as they must be."""
@@ -142,6 +143,7 @@ class Instance:
         """The entities whose local table was not there when it was last looked for."""
 
         self._state_is_old = False
+        self._heartbeat_at = self._clock()
         self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
         self._set_state("starting")
@@ -494,9 +496,9 @@ class Instance:
 
     async def _heartbeat(self, connection: Connection) -> None:
         """Keep an idle connection alive, and see a state that somebody else has changed."""
-        idle = asyncio.get_running_loop().time() - connection.used_at
-        if idle < HEARTBEAT_SECONDS and not self._state_is_old:
+        if self._clock() - self._heartbeat_at < HEARTBEAT_SECONDS and not self._state_is_old:
             return
+        self._heartbeat_at = self._clock()
         self._state_is_old = False
         found = await state.read(connection, f"{self.name} heartbeat")
         for entity, motion in list(self.motions.items()):
@@ -522,19 +524,21 @@ class Instance:
         for entity in wanted:
             try:
                 self.motions[entity.name] = await self._motion(connection, entity)
+            except TransientError:
+                raise
             except ENTITY_ERRORS as error:
                 self._entity_failed(entity.name, error)
 
     async def _motion(self, connection: Connection, entity: Entity) -> Incremental:
         plan = await self._plan(connection, entity)
-        if entity.name in self._table_was_missing:
-            await self._begin_again_if_empty(connection, plan)
         if plan.note and self._notes.get(entity.name) != plan.note:
             self._notes[entity.name] = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
         waiting, discarded = await quarantine.keys(
             connection, entity.name, f"{self.name} quarantine"
         )
+        if entity.name in self._table_was_missing or not waiting | discarded:
+            await self._begin_again_if_empty(connection, plan)
         return Incremental(
             plan,
             self.name,
@@ -559,14 +563,18 @@ class Instance:
         return schema.plan(entity, await self._shared.central.table(entity.central), table)
 
     async def _begin_again_if_empty(self, connection: Connection, plan: Plan) -> None:
-        """A table that was gone and is there again without a row was made anew: what the watermark
-        claims is not in it."""
+        """A table without a row, whose watermark says that rows were copied into it, was made anew
+        or emptied, perhaps while no daemon ran: what the watermark claims is not in it. (Or central
+        has deleted all of them: then there is little to read, and the watermark is 0 from there.)
+        """
         entity, note = plan.entity.name, f"{self.name} {plan.entity.name}"
+        self._table_was_missing.discard(entity)
+        if self.states[entity].last_synced_id <= 0 or self.states[entity].rewound:
+            return
         anything = await local.keys(
             connection, plan, after=-_EVERY_KEY, upto=_EVERY_KEY, limit=1, note=note
         )
-        if not anything and self.states[entity].position > 0 and not self.states[entity].rewound:
-            self._log.warning("local table made anew, copying from the start", entity=entity)
+        if not anything:
+            self._log.warning("local table is empty, copying from the start", entity=entity)
             await state.reset(connection, [entity], resync=False, note=note)
             self.states = await state.read(connection, note)
-        self._table_was_missing.discard(entity)

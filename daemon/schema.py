@@ -178,7 +178,7 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
             # A functional key part (MySQL 8) has no column: it can never be matched by name.
             columns=(*(known.columns if known else ()), _text(column)),
             whole=(known.whole if known else True) and sub_part is None and column is not None,
-            usable=part[13:14] != (hidden,),
+            usable=part[13:14] != (hidden,) and part[10] == b"BTREE",
         )
     return Table(
         name=table,

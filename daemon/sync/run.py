@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from daemon.errors import (
-    MissingError,
+    DatabaseError,
     PlanChangedError,
     RewoundError,
-    RowError,
     SchemaError,
     StateMovedError,
+    TransientError,
     WppSyncError,
 )
 from daemon.sync.incremental import Incremental
 
-# What is an entity's own, not its server's.
-ENTITY_ERRORS = (SchemaError, MissingError, RowError, RewoundError)
+# What is an entity's own, not its server's: behind `except TransientError`. A server that answers
+# and refuses means the table that it was asked about: a privilege, a trigger, a damaged file.
+ENTITY_ERRORS = (SchemaError, RewoundError, DatabaseError)
 
 _TURN_SECONDS = 1.0
 
@@ -55,7 +56,7 @@ class PassResult:
 
 
 async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> PassResult:
-    """Bring each of these entities to its head. Raises DatabaseError for a server's trouble."""
+    """Bring each of these entities to its head. Raises TransientError for a server's trouble."""
     result = PassResult(rows=dict.fromkeys(motions, 0))
     turns = dict(motions)
     while turns and not stop.is_set():
@@ -64,6 +65,8 @@ async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> P
                 break
             try:
                 step = await motion.step(stop, _TURN_SECONDS)
+            except TransientError:
+                raise
             except ENTITY_ERRORS as error:
                 result.errors[entity] = error
                 del turns[entity]
