@@ -14,11 +14,11 @@ import structlog
 
 from daemon import http, operations
 from daemon.aio import Clock
-from daemon.central import Central
+from daemon.central import Central, Pace
 from daemon.config import Config
 from daemon.db import Pool
 from daemon.errors import WppSyncError
-from daemon.instance import Instance, Shared
+from daemon.instance import Instance, Intervals, Shared
 from daemon.metrics import Metrics
 from daemon.migrations import files
 from daemon.migrations.files import Migration
@@ -52,11 +52,14 @@ async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[
     metrics = Metrics(VERSION)
     pool = Pool(config.central, "central", "central", config.central.max_connections)
     rule = Rule.of(config.sync.settle)
-    central = Central(pool, rule=rule, clock=clock, metrics=metrics)
+    sync = config.sync
+    pace = Pace(sync.reconcile_rows_per_second, sync.max_threads_running)
+    central = Central(pool, rule=rule, clock=clock, metrics=metrics, pace=pace)
     shared = Shared(
         central=central,
         migrations=migrations,
         limits=Limits(rows=config.sync.batch_rows, bytes=config.sync.batch_bytes),
+        intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
         lock_wait_timeout=config.migrations.lock_wait_timeout,
         backoff_max=config.sync.backoff_max,
         clock=clock,

@@ -8,23 +8,28 @@ bounded by the pool; every statement is bounded in time by the server and in siz
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from daemon import db, evidence, schema, sql
+from daemon import db, evidence, grid, schema, sql
 from daemon.aio import Clock
 from daemon.db import Connection, Pool
-from daemon.errors import DatabaseError
+from daemon.errors import DatabaseError, TransientError
 from daemon.evidence import Validity
 from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
 from daemon.settle import Head, Rule, Settling, Writers
-from daemon.sql import Row, Statement
+from daemon.sql import Key, Range, Row, Statement, Sums
 
 T = TypeVar("T")
+
+Sum = tuple[int, int]
+"""How many rows, and the XOR of their checksums."""
+
+NOTHING: Sum = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,38 @@ class Page:
     """The read ended at a limit of rows or bytes: there may be more up to where it was asked."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast comparisons in the background go over central's tables."""
+
+    rows_per_second: float = 100_000.0
+    max_threads_running: int = 25
+    """They wait while more threads than this are at work in the server."""
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """The sums of one chunk, as they are asked for or known."""
+
+    bounds: Range
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    names: frozenset[str] = frozenset()
+    asked_at: float = float("-inf")
+    sums: dict[bytes, Sum] = field(default_factory=dict)
+
+    def serves(self, instance: str, since: float) -> bool:
+        """What is known was asked for at `since` or later, and for this instance, too."""
+        return self.asked_at >= since and instance in self.names
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Keys of one instance whose sum is wanted, and the answer."""
+
+    keys: Collection[Key]
+    answer: asyncio.Future[dict[bytes, Sum]]
 
 
 class _Shared:
@@ -79,7 +116,24 @@ class Central:
     TABLE_AGE = 10.0
     """So long a table's definition is shared; who finds it stale asks again afterwards."""
 
-    def __init__(self, pool: Pool, *, rule: Rule, clock: Clock, metrics: Metrics) -> None:
+    CHUNKS = 256
+    """So many chunks' sums are kept for the instances that come a moment later."""
+
+    CHUNK_SECONDS = (0.05, 0.2)
+    """A chunk is made larger when its sums come quicker than this, and smaller when slower."""
+
+    GATHER_SECONDS = 0.005
+    """So long keys are gathered from all instances that ask for the sums of theirs."""
+
+    GATHER_KEYS = 5_000
+    """At most so many of them in one statement."""
+
+    LOAD_AGE = 1.0
+    """So long it is believed how busy the server is."""
+
+    def __init__(
+        self, pool: Pool, *, rule: Rule, clock: Clock, metrics: Metrics, pace: Pace | None = None
+    ) -> None:
         self.database = pool.database
         self.rule = rule
         self._pool = pool
@@ -92,6 +146,16 @@ class Central:
         self._writers: Writers | None = None
         self._writers_at = float("-inf")
         self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(self.rule))
+        self._pace = pace or Pace()
+        self._members: dict[Sums, Counter[str]] = defaultdict(Counter)
+        # By where they end: whoever walks down to there takes the same chunk, though the width of
+        # new ones has changed since.
+        self._chunks: OrderedDict[tuple[Sums, int | None], _Chunk] = OrderedDict()
+        self._shifts: dict[str, int] = defaultdict(lambda: grid.FIRST_SHIFT)
+        self._asked: dict[Sums, list[_Asked]] = {}
+        self._next_chunk_at = float("-inf")
+        self._load_at = float("-inf")
+        self._busy = False
 
     async def head(self, table: str, key: str) -> Head:
         """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
@@ -237,7 +301,7 @@ class Central:
             plan.expressions,
             plan.central_key,
             plan.central_index,
-            self._mine(plan, instance),
+            sql.mine(plan.entity, instance),
             after=after,
             upto=upto,
             limit=rows,
@@ -249,7 +313,7 @@ class Central:
             seconds = self._clock() - began
         full = len(found) >= rows or size >= max_bytes
         end = key_of(found[-1]) if full and found else upto
-        return Page(tuple(found), after, end, size, full, seconds)
+        return Page(tuple(plan.told(found)), after, end, size, full, seconds)
 
     async def keys(
         self, plan: Plan, instance: str, *, after: int, upto: int, limit: int
@@ -260,7 +324,7 @@ class Central:
             [sql.quote(plan.central_key)],
             plan.central_key,
             plan.central_index,
-            self._mine(plan, instance),
+            sql.mine(plan.entity, instance),
             after=after,
             upto=upto,
             limit=limit,
@@ -269,28 +333,28 @@ class Central:
         return [key_of(row) for row in await self._fetch("ids", statement)]
 
     async def rows(
-        self, plan: Plan, instance: str, keys: Sequence[int], max_bytes: int
+        self, plan: Plan, instance: str, keys: Collection[Key], max_bytes: int
     ) -> tuple[list[Row], bool]:
         """Those of the rows with these keys that are the instance's, in key order, from one moment;
         and whether that is all of them (False: cut off at `max_bytes`)."""
         statement = sql.by_keys(
             plan.entity.central,
             plan.expressions,
-            plan.central_key,
-            self._mine(plan, instance),
+            plan.central_keys,
+            sql.mine(plan.entity, instance),
             keys,
             f"{instance} {plan.entity.name} rows",
         )
         async with self._asking("rows") as connection:
             found, size = await connection.fetch_bounded(statement, max_bytes, len(keys))
-        return found, size < max_bytes or len(found) == len(keys)
+        return plan.told(found), size < max_bytes or len(found) == len(keys)
 
     async def count(self, plan: Plan, instance: str, *, after: int, upto: int) -> int:
         """How many rows the instance has in (after, upto]."""
         statement = sql.count(
             plan.entity.central,
             plan.central_key,
-            self._mine(plan, instance),
+            sql.mine(plan.entity, instance),
             after=after,
             upto=upto,
             note=f"{instance} {plan.entity.name} count",
@@ -305,7 +369,7 @@ class Central:
             plan.expressions,
             plan.central_key,
             plan.central_index,
-            self._mine(plan, instance),
+            sql.mine(plan.entity, instance),
             after=0,
             upto=1 << 62,
             limit=1000,
@@ -325,8 +389,190 @@ class Central:
         async with self._asking("check") as connection:
             return await db.grants(connection)
 
-    def _mine(self, plan: Plan, instance: str) -> Statement:
-        return sql.owner(plan.entity.instance_column, instance, plan.entity.where)
+    # --- reconcile ------------------------------------------------------------------------------
+
+    def join(self, plan: Plan, instance: str) -> None:
+        """From now on a chunk's sums are asked for this instance, too, whoever asks."""
+        self._members[plan.central_sums][instance] += 1
+
+    def leave(self, plan: Plan, instance: str) -> None:
+        """The opposite of `join`; each counts once."""
+        members = self._members[plan.central_sums]
+        members[instance] -= 1
+        if members[instance] <= 0:
+            del members[instance]
+        if not members:
+            del self._members[plan.central_sums]
+
+    def next_chunk(
+        self, plan: Plan, instance: str, high: int | None, highest: int, since: float
+    ) -> Range:
+        """The chunk below `high`, None: below the end of a whole table whose highest id is this.
+
+        One that is known, if there is one: its sums cost nothing.
+        """
+        known = self._chunks.get((plan.central_sums, high))
+        if known is not None and (known.lock.locked() or known.serves(instance, since)):
+            return known.bounds
+        if high is None:
+            return grid.top_chunk(highest)
+        return grid.chunk_below(high, self._shifts[plan.entity.central])
+
+    async def chunk_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> Sum:
+        """The instance's rows in a chunk, as they stood at `since` or later.
+
+        Asked for all instances that have joined with the same plan, and kept for them: there is no
+        index on the instance, so one walk over the table has to serve all.
+        """
+        chunk = self._chunk(plan.central_sums, bounds)
+        async with chunk.lock:
+            if not chunk.serves(instance, since):
+                names = frozenset(self._members[plan.central_sums]) | {instance}
+                asked_at = self._clock()
+                statement = sql.chunk_sums(
+                    plan.central_sums, names, bounds, f"checksums {plan.entity.central}"
+                )
+                try:
+                    rows = await self._fetch("checksum", statement)
+                except TransientError:
+                    smaller = self._shifts[plan.entity.central] - 2
+                    self._shifts[plan.entity.central] = max(grid.LEAST_SHIFT, smaller)
+                    raise
+                chunk.sums = _by_owner(rows)
+                chunk.names, chunk.asked_at = names, asked_at
+                counted = sum(count for count, _ in chunk.sums.values())
+                self._learn(plan.entity.central, bounds, counted, self._clock() - asked_at)
+        whose = instance.encode() if plan.central_sums.owner is not None else b""
+        return chunk.sums.get(whose, NOTHING)
+
+    def _chunk(self, sums: Sums, bounds: Range) -> _Chunk:
+        chunk = self._chunks.pop((sums, bounds.high), None)
+        if chunk is None or chunk.bounds != bounds:
+            chunk = _Chunk(bounds)
+        self._chunks[sums, bounds.high] = chunk
+        while len(self._chunks) > self.CHUNKS:
+            self._chunks.popitem(last=False)
+        return chunk
+
+    def _learn(self, table: str, bounds: Range, rows: int, seconds: float) -> None:
+        """Adapt the chunks' width, and when the next one may be asked for."""
+        quick, slow = self.CHUNK_SECONDS
+        width = 1 << self._shifts[table]
+        whole = bounds.low is not None and bounds.high == bounds.low + width
+        if seconds > slow:
+            self._shifts[table] = max(grid.LEAST_SHIFT, self._shifts[table] - 1)
+        elif seconds < quick and whole:
+            self._shifts[table] = min(grid.MOST_SHIFT, self._shifts[table] + 1)
+        self._next_chunk_at = self._clock() + rows / self._pace.rows_per_second
+
+    async def may_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> bool:
+        """Whether a background comparison may ask for this chunk now: it costs nothing, or it is
+        its turn and central is not busy with others."""
+        known = self._chunks.get((plan.central_sums, bounds.high))
+        if (
+            known is not None
+            and known.bounds == bounds
+            and (known.lock.locked() or known.serves(instance, since))
+        ):
+            return True
+        if self._clock() < self._next_chunk_at:
+            return False
+        if self._clock() - self._load_at >= self.LOAD_AGE:
+            self._load_at = self._clock()
+            ((_, running),) = await self._fetch("load", sql.threads_running())
+            self._busy = int(running or 0) > self._pace.max_threads_running
+        return not self._busy
+
+    async def key_sum(self, plan: Plan, instance: str, keys: Collection[Key]) -> Sum:
+        """The instance's rows with these keys.
+
+        Keys of all instances that ask within a moment are asked for in one statement. Whoever comes
+        first waits that moment and asks for the others, too.
+        """
+        sums = plan.central_sums
+        mine = _Asked(keys, asyncio.get_running_loop().create_future())
+        waiting = self._asked.setdefault(sums, [])
+        waiting.append(mine)
+        if len(waiting) == 1:
+            await self._ask_for_all(sums, plan.entity.central)
+        whose = instance.encode() if sums.owner is not None else b""
+        return (await mine.answer).get(whose, NOTHING)
+
+    async def _ask_for_all(self, sums: Sums, table: str) -> None:
+        asked: list[_Asked] = []
+        some: list[_Asked] = []
+        try:
+            try:
+                await asyncio.sleep(self.GATHER_SECONDS)
+            finally:
+                asked = self._asked.pop(sums)
+            while asked:
+                some = [asked.pop(0)]
+                while asked and sum(len(each.keys) for each in some) < self.GATHER_KEYS:
+                    some.append(asked.pop(0))
+                keys = {key for each in some for key in each.keys}
+                rows = await self._fetch("hot", sql.key_sums(sums, keys, f"hot {table}"))
+                found = _by_owner(rows)
+                for each in some:
+                    if not each.answer.done():
+                        each.answer.set_result(found)
+        finally:
+            for each in (*some, *asked):
+                if not each.answer.done():
+                    each.answer.set_exception(
+                        TransientError("central", 2013, "the question that this was part of failed")
+                    )
+                    each.answer.exception()  # seen: whoever waits may have gone
+
+    async def part_sums(
+        self, plan: Plan, instance: str, bounds: Range, width: int
+    ) -> dict[int, Sum]:
+        """The sums of a range's parts of this width, by number; empty ones are left out."""
+        note = f"{instance} {plan.entity.name} checksums"
+        statement = sql.part_sums(
+            plan.central_sums, sql.mine(plan.entity, instance), bounds, width, note
+        )
+        rows = await self._fetch("checksum", statement)
+        return {int(part or 0): (int(n or 0), int(x or 0)) for part, n, x in rows}
+
+    async def row_sums(
+        self, plan: Plan, instance: str, bounds: Range, limit: int
+    ) -> dict[Key, int]:
+        """The checksum of each of the instance's rows in a range, in key order."""
+        note = f"{instance} {plan.entity.name} checksums"
+        statement = sql.row_sums(
+            plan.central_sums, sql.mine(plan.entity, instance), bounds, limit, note
+        )
+        rows = await self._fetch("checksum", statement)
+        return {plan.key(row): int(row[-1] or 0) for row in rows}
+
+    async def row_sums_of(self, plan: Plan, instance: str, keys: Collection[Key]) -> dict[Key, int]:
+        """The checksums of those rows with these keys that are the instance's."""
+        if not keys:
+            return {}
+        note = f"{instance} {plan.entity.name} checksums"
+        statement = sql.row_sums_of(plan.central_sums, sql.mine(plan.entity, instance), keys, note)
+        rows = await self._fetch("checksum", statement)
+        return {plan.key(row): int(row[-1] or 0) for row in rows}
+
+    async def in_flight(self, plan: Plan, keys: Collection[Key]) -> set[Key]:
+        """Those of the keys whose rows stand in central in an open transaction only, whoever owns
+        them."""
+        everybody = Statement("1")
+        note = f"in flight {plan.entity.central}"
+        columns = [sql.quote(column) for column in plan.central_keys]
+        async with self._asking("in_flight") as connection:
+            try:
+                question = sql.by_keys(
+                    plan.entity.central, columns, plan.central_keys, everybody, keys, note
+                )
+                await connection.execute(sql.next_read_uncommitted(note))
+                seen = await connection.fetch(question)
+                committed = await connection.fetch(question)
+            except BaseException:
+                connection.discard()  # the level may still stand for the next statement
+                raise
+        return {plan.key(row) for row in seen} - {plan.key(row) for row in committed}
 
     async def _fetch(self, kind: str, statement: Statement) -> list[Row]:
         async with self._asking(kind) as connection:
@@ -341,6 +587,10 @@ class Central:
                 yield connection
             finally:
                 self._metrics.central_query_duration.labels(kind).observe(self._clock() - began)
+
+
+def _by_owner(rows: Sequence[Row]) -> dict[bytes, Sum]:
+    return {whose or b"": (int(count or 0), int(total or 0)) for whose, count, total in rows}
 
 
 def key_of(row: Row) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from daemon.errors import (
+    EXIT_DIFFERENT,
     EXIT_FAILED,
     EXIT_OK,
     EXIT_UNREACHABLE,
@@ -313,16 +314,33 @@ def reset(context: click.Context, name: str, entity: str, config_path: str | Non
 
 @cli.command()
 @click.argument("name", metavar="INSTANCE")
+@click.option(
+    "--wait/--no-wait",
+    default=None,
+    help="Show the progress until it is done; on a terminal that is so by itself.",
+)
 @_config_option
 @click.pass_context
-def resync(context: click.Context, name: str, config_path: str | None) -> None:
-    """Copy everything again, and remove local rows that central does not have."""
+def resync(context: click.Context, name: str, wait: bool | None, config_path: str | None) -> None:
+    """Copy everything again, and remove local rows that central does not have.
+
+    The tables stay readable throughout. Ctrl-C ends the waiting, not the resync.
+    """
     from daemon import operations
 
     async def work(instance: Instance, _entity: str) -> list[str]:
         return await operations.force_full_resync(instance)
 
     _change(context, config_path, name, "resync", {}, work)
+    if wait is None:
+        wait = sys.stderr.isatty()
+    if wait:
+        from daemon.client import Client
+        from daemon.progress import follow_resync
+
+        settings = _load(context, config_path)
+        if not asyncio.run(follow_resync(Client(settings.control.socket), name)):
+            click.echo("no daemon runs here: `wpp-sync sync` does it", err=True)
 
 
 def _change(
@@ -344,6 +362,54 @@ def _change(
         settings, name, lambda c, path: c.post(f"{path}/{verb}", body, timeout=60.0), do
     )[verb]
     click.echo(f"{name}  {verb}: {', '.join(done)}; the next pass starts from the beginning")
+
+
+# --- reconcile ---------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("name", metavar="INSTANCE")
+@click.argument("entity", metavar="[ENTITY]", required=False)
+@click.option("--dry-run", is_flag=True, help="Only report; exit 4 if the two sides differ.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@_config_option
+@click.pass_context
+def reconcile(
+    context: click.Context,
+    name: str,
+    entity: str | None,
+    dry_run: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> int:
+    """Compare both sides now, and repair what differs.
+
+    \b
+    Examples:
+      wpp-sync reconcile nunes
+      wpp-sync reconcile nunes contacts --dry-run
+    """
+    settings = _load(context, config_path)
+    body = {"dry_run": dry_run} | ({} if entity is None else {"entity": entity})
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        from daemon import app, operations
+
+        stop = app.stop_on_signals()
+        return operations.tallies(
+            await operations.reconcile(instance, entity, dry_run=dry_run, stop=stop)
+        )
+
+    found = _ask_or_do(
+        settings, name, lambda c, path: c.post(f"{path}/reconcile", body, timeout=None), do
+    )
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        from daemon import show
+
+        show.reconcile(name, found, dry_run=dry_run)
+    return EXIT_DIFFERENT if dry_run and found["differences"] else EXIT_OK
 
 
 # --- quarantine --------------------------------------------------------------------------------

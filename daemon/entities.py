@@ -16,6 +16,31 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 Motion = Literal["incremental", "whole"]
 
 
+class Through(BaseModel):
+    """The row that another one follows: it has no owner of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str
+    """The central table of the row that is followed."""
+
+    key: str
+    """Its key column, one that is unique."""
+
+    column: str
+    """The column of the entity's own table that holds that key."""
+
+    instance_column: str = "instance"
+    """The column of the followed row that names the owner."""
+
+
+class Derived(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    local: str
+    group: tuple[str, ...]
+    latest_by: tuple[str, ...]
+
+
 class Entity(BaseModel):
     """One thing that is synced: where from, where to, by which key and by which motion."""
 
@@ -37,10 +62,29 @@ class Entity(BaseModel):
     """The central key columns; an incremental entity has exactly one, an integer that grows."""
 
     instance_column: str | None = "instance"
-    """The central column that names the owner; None where the entity follows another one."""
+    """The central column that names the owner; None where the rows follow others (`through`), or
+    where all rows are everybody's."""
+
+    through: Through | None = None
+    """Which rows the entity's rows follow, where they have no owner of their own."""
 
     columns: Mapping[str, str] = Field(default_factory=dict)
     """local column -> central column, only where the names differ; the rest pairs by name."""
+
+    leave_out: tuple[str, ...] = ()
+    """Local columns that are not filled although central has one of that name."""
+
+    encode: Mapping[str, Literal["uri_component"]] = Field(default_factory=dict)
+    """Local columns whose text is stored percent-encoded, as encodeURIComponent does it."""
+
+    hot: str | None = None
+    """An SQL condition on the local table: rows that are known to change soon. They are compared
+    every few seconds; None: none are."""
+
+    interval: float | None = None
+    derived: tuple[Derived, ...] = ()
+    """Seconds between two comparisons of the whole table; None: sync.reconcile_interval for an
+    incremental entity, a minute for a whole one."""
 
     where: str | None = None
     """An SQL condition that a central row must meet to be copied; None copies every row."""
@@ -48,7 +92,7 @@ class Entity(BaseModel):
     enabled: bool = True
     """False leaves the entity alone: nothing is read, nothing is written."""
 
-    @field_validator("where")
+    @field_validator("where", "hot")
     @classmethod
     def _stands_alone(cls, where: str | None) -> str | None:
         """The condition stands in parentheses beside the one that picks the instance's rows; it
@@ -87,6 +131,8 @@ CATALOGUE: Mapping[str, Entity] = MappingProxyType(
                 local="wpp_messages",
                 motion="incremental",
                 key=("id",),
+                # A message that has failed, was revoked or read does not change any more.
+                hot="status IN ('PENDING', 'SENT', 'RECEIVED')",
             ),
             Entity(
                 name="chats",
@@ -95,6 +141,7 @@ CATALOGUE: Mapping[str, Entity] = MappingProxyType(
                 motion="incremental",
                 key=("id",),
                 columns={"original_id": "id"},
+                hot="is_finished = 0",
             ),
             Entity(
                 name="contacts",
@@ -110,6 +157,7 @@ CATALOGUE: Mapping[str, Entity] = MappingProxyType(
                 motion="whole",
                 key=("contactId", "sectorId"),
                 instance_column=None,
+                through=Through(table="contacts", key="id", column="contactId"),
                 columns={"contact_id": "contactId", "sector_id": "sectorId"},
             ),
             Entity(

@@ -91,6 +91,7 @@ class ControlApi:
                 web.post(f"{one}/sync", self._sync),
                 web.post(f"{one}/reset", self._reset),
                 web.post(f"{one}/resync", self._resync),
+                web.post(f"{one}/reconcile", self._reconcile),
                 web.get(f"{one}/quarantine", self._quarantine),
                 web.post(f"{one}/quarantine/retry", self._retry),
                 web.post(f"{one}/quarantine/discard", self._discard),
@@ -132,6 +133,17 @@ class ControlApi:
         done = await operations.force_full_resync(instance)
         self._metrics.resets.labels("control").inc()
         return _json({"resync": done})
+
+    async def _reconcile(self, request: web.Request) -> web.Response:
+        instance = self._pick(request)
+        body = await _body(request, {"entity", "dry_run"})
+        entity, dry_run = body.get("entity"), body.get("dry_run", False)
+        if not isinstance(entity, str | None) or not isinstance(dry_run, bool):
+            raise UsageError(
+                "compare what?", hint='{"entity": "contacts", "dry_run": true}; or {} for all'
+            )
+        found = await operations.reconcile(instance, entity, dry_run=dry_run, stop=self._stop)
+        return _json(operations.tallies(found))
 
     async def _quarantine(self, request: web.Request) -> web.Response:
         found = await operations.list_quarantine(self._pick(request))

@@ -21,7 +21,7 @@ from daemon import config, db, local, schema, sql, state
 from daemon.aio import Backoff, Clock, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
-from daemon.entities import Entity
+from daemon.entities import Derived, Entity
 from daemon.errors import (
     DatabaseError,
     MissingError,
@@ -34,11 +34,16 @@ from daemon.metrics import Metrics
 from daemon.migrations import runner
 from daemon.migrations.files import Migration
 from daemon.migrations.runner import Applied
-from daemon.schema import Plan
+from daemon.schema import Plan, Table
 from daemon.state import State
 from daemon.sync import quarantine
-from daemon.sync.incremental import Committed, Incremental, Limits, Reach
+from daemon.sync.commit import Committed, Committer
+from daemon.sync.derived import DerivedTable
+from daemon.sync.hot import Hot
+from daemon.sync.incremental import Incremental, Limits, Reach
+from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
+from daemon.sync.reconcile import Bounds, Reconcile, Tally
 from daemon.sync.run import ENTITY_ERRORS, PassResult, run_pass
 
 InstanceState = Literal[
@@ -60,6 +65,9 @@ SCHEMA_RETRY_SECONDS = 15.0
 
 _EVERY_KEY = (1 << 63) - 1
 
+_TURN_SECONDS = 1.0
+"""A comparison that somebody asked for takes turns of this length with the loop's passes."""
+
 _STARTS = 3
 """So often an entity whose state or tables were changed meanwhile starts over within one pass."""
 
@@ -80,12 +88,22 @@ def lock_name(database: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Intervals:
+    """How often tables are compared, in seconds."""
+
+    reconcile: float = 3600.0
+    whole: float = 60.0
+    hot: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Shared:
     """What all instances of a process have in common."""
 
     central: Central
     migrations: Sequence[Migration]
     limits: Limits
+    intervals: Intervals
     lock_wait_timeout: float
     backoff_max: float
     clock: Clock
@@ -102,7 +120,7 @@ class Instance:
         self.state: InstanceState = "starting"
         self.error: WppSyncError | None = None
         self.history: tuple[Applied, ...] = ()
-        self.motions: dict[str, Incremental] = {}
+        self.motions: dict[str, Motion] = {}
         """The entities that are under way; one that cannot go on is in `entity_errors` instead."""
 
         self.states: dict[str, State] = {}
@@ -142,6 +160,10 @@ class Instance:
         self._table_was_missing: set[str] = set()
         """The entities whose local table was not there when it was last looked for."""
 
+        self._asked: dict[str, Reconcile] = {}
+        """The comparisons that somebody has asked for."""
+
+        self._compare_whole = False
         self._state_is_old = False
         self._heartbeat_at = self._clock()
         self._began_at = self._clock()
@@ -150,12 +172,8 @@ class Instance:
 
     @property
     def entities(self) -> Mapping[str, Entity]:
-        """The entities that are followed by this instance: incremental and not switched off."""
-        return {
-            name: entity
-            for name, entity in self.settings.entities.items()
-            if entity.enabled and entity.motion == "incremental"
-        }
+        """The entities of this instance that are not switched off."""
+        return {name: entity for name, entity in self.settings.entities.items() if entity.enabled}
 
     @property
     def opened(self) -> bool:
@@ -174,20 +192,23 @@ class Instance:
 
     def lag_seconds(self, entity: str) -> float:
         """How long ago the entity had last reached the head: at most so old is the first row that
-        is not copied yet. 0 when it has reached it; while passes fail it grows."""
+        is not copied yet. 0 when it has reached it; while passes fail it grows. Of an entity that
+        is compared whole: how old the last comparison is."""
         motion = self.motions.get(entity)
-        if motion is None or self.error is not None or motion.position < motion.head:
+        behind = motion is None or self.error is not None or not motion.caught_up
+        if behind or self.entities[entity].motion == "whole":
             return max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
         return 0.0
 
     def expect_new_rows(self) -> None:
-        """The next pass asks central anew where its tables end."""
+        """The next pass asks central anew where its tables end, and compares whole entities now."""
         self._shared.central.expire_heads()
+        self._compare_whole = True
 
     def retry_quarantine(self) -> None:
         """Try the quarantined rows again with the next pass, and have that now."""
         for motion in self.motions.values():
-            motion.retry_at = self._clock()
+            motion.committer.retry_at = self._clock()
         self.start_over()
 
     def start_over(self) -> None:
@@ -220,7 +241,7 @@ class Instance:
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
         """One pass with all that may come of it; the seconds to wait before the next."""
         try:
-            await self.sync_pass(stop)
+            result = await self.sync_pass(stop, one_turn=True)
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
@@ -247,13 +268,14 @@ class Instance:
         failures = backoff.reset()
         if failures:
             self._log.info("recovered", after_errors=failures)
-        return jittered(self.settings.poll_interval)
+        return 0.0 if result.more else jittered(self.settings.poll_interval)
 
     async def close(self) -> None:
         """Write what is known, release the lock, close the connection."""
         async with self._busy:
             connection, self._connection = self._connection, None
-            motions, self.motions = self.motions, {}
+            motions = dict(self.motions)
+            self._forget_motions()
             if connection is None:
                 return
             try:
@@ -268,8 +290,11 @@ class Instance:
 
     # --- one pass -------------------------------------------------------------------------------
 
-    async def sync_pass(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
-        """One pass over all entities but those to skip.
+    async def sync_pass(
+        self, stop: asyncio.Event, skip: Collection[str] = (), *, one_turn: bool = False
+    ) -> PassResult:
+        """One pass over all entities but those to skip: until nothing is left to do, or one turn of
+        each (`result.more` then says whether there is more).
 
         Raises StandbyError when another process copies this instance, DatabaseError when a server
         fails, MigrationError. An entity's own trouble is in the result and in `entity_errors`.
@@ -285,13 +310,15 @@ class Instance:
                     await self._begin_motions(connection, skip)
                     chosen = again or [name for name in self.motions if name not in skip]
                     motions = {n: self.motions[n] for n in chosen if n in self.motions}
-                    result.add(await run_pass(motions, stop))
+                    result.add(
+                        await run_pass(motions, stop, background=self.running, one_turn=one_turn)
+                    )
                     self._start_over_where_changed(result)
                     if not result.moved:
                         break
             except BaseException:
                 # In doubt the position is read again, never kept.
-                self.motions.clear()
+                self._forget_motions()
                 raise
             self._note_result(result, skip)
             for entity, error in self.entity_errors.items():
@@ -311,17 +338,18 @@ class Instance:
                 result.moved[entity] = result.errors.pop(entity)
         for entity, change in result.moved.items():
             self._log.info("starting over", entity=entity, reason=change.message)
-            del self.motions[entity]
+            self._forget_motion(entity)
 
     def _note_result(self, result: PassResult, skip: Collection[str]) -> None:
         for entity, error in result.errors.items():
-            del self.motions[entity]
+            self._forget_motion(entity)
             self._entity_failed(entity, error)
         for entity, motion in self.motions.items():
             if entity not in skip:
                 self.states[entity] = motion.state
-                if motion.position >= motion.head:
-                    self._caught_up_at[entity] = self._clock()
+                if motion.caught_up:
+                    at = motion.compared_at if motion.incremental is None else None
+                    self._caught_up_at[entity] = self._clock() if at is None else at
                 self._gauges(entity, motion)
                 self._replanned.discard(entity)
                 if self.entity_errors.pop(entity, None) is not None:
@@ -332,7 +360,7 @@ class Instance:
         else:
             self.error = None
             self._metrics.last_success.labels(self.name).set_to_current_time()
-            self._set_state("idle")
+            self._set_state("syncing" if result.more else "idle")
 
     def _entity_failed(self, entity: str, error: WppSyncError) -> None:
         mends_itself = isinstance(error, SchemaError | MissingError)
@@ -349,7 +377,7 @@ class Instance:
         self.entity_errors[entity] = error
         self._retry_at[entity] = self._clock() + jittered(pause)
 
-    def _gauges(self, entity: str, motion: Incremental) -> None:
+    def _gauges(self, entity: str, motion: Motion) -> None:
         labels = (self.name, entity)
         self._metrics.last_synced_id.labels(*labels).set(motion.state.last_synced_id)
         self._metrics.settled_id.labels(*labels).set(motion.settled)
@@ -357,6 +385,12 @@ class Instance:
         self._metrics.quarantined_rows.labels(*labels).set(len(motion.quarantined))
         self.quarantined[entity] = len(motion.quarantined)
         self._metrics.lag_seconds.labels(*labels).set(self.lag_seconds(entity))
+        progress = motion.round.progress if motion.round is not None else 1.0
+        self._metrics.reconcile_progress.labels(*labels).set(progress)
+        resynced = motion.resync_progress
+        self._metrics.resync_progress.labels(*labels).set(1.0 if resynced is None else resynced)
+        if motion.hot is not None:
+            self._metrics.hot_rows.labels(*labels).set(motion.hot.rows)
 
     def _committed(self, commit: Committed) -> None:
         """After each local transaction."""
@@ -397,7 +431,7 @@ class Instance:
         """The local connection with the lock on it and all migrations in effect."""
         if self._connection is not None and self._connection.usable:
             return self._connection
-        self.motions.clear()
+        self._forget_motions()
         self._connection = None
         connection = await db.connect(self.settings, self.server, "local")
         try:
@@ -505,10 +539,21 @@ class Instance:
             now = found.get(entity)
             if now is None or not now.same(motion.state):
                 self._log.info("starting over", entity=entity, reason="its state row was changed")
-                del self.motions[entity]
+                self._forget_motion(entity)
 
     async def _begin_motions(self, connection: Connection, skip: Collection[str]) -> None:
         """Make a motion for each entity that has none: at the start, after an error, a reset."""
+        await self._make_motions(connection, skip)
+        if self._compare_whole:
+            self._compare_whole = False
+            for name, motion in self.motions.items():
+                if motion.incremental is None and name not in skip:
+                    motion.compare_now()
+        for name, asked in self._asked.items():
+            if name in self.motions:
+                self.motions[name].asked = asked
+
+    async def _make_motions(self, connection: Connection, skip: Collection[str]) -> None:
         wanted = [
             entity
             for name, entity in self.entities.items()
@@ -529,25 +574,63 @@ class Instance:
             except ENTITY_ERRORS as error:
                 self._entity_failed(entity.name, error)
 
-    async def _motion(self, connection: Connection, entity: Entity) -> Incremental:
-        plan = await self._plan(connection, entity)
+    async def _motion(self, connection: Connection, entity: Entity) -> Motion:
+        source, plan = await self._tables(connection, entity)
         if plan.note and self._notes.get(entity.name) != plan.note:
             self._notes[entity.name] = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
-        waiting, discarded = await quarantine.keys(
-            connection, entity.name, f"{self.name} quarantine"
-        )
-        if entity.name in self._table_was_missing or not waiting | discarded:
+        if entity.motion == "incremental":
             await self._begin_again_if_empty(connection, plan)
-        return Incremental(
+        note = f"{self.name} {entity.name}"
+        remembered = await state.read_round(connection, entity.name, note)
+        derived = [await self._derived(connection, each, source, plan) for each in entity.derived]
+        committer = await self._committer(connection, plan, self.states[entity.name], derived)
+        shared, intervals = self._shared, self._shared.intervals
+        following = hot = None
+        if entity.motion == "incremental":
+            following = Incremental(
+                committer,
+                central=shared.central,
+                limits=shared.limits,
+                reach=self._reach.setdefault(entity.name, Reach(shared.limits)),
+                clock=self._clock,
+            )
+        if entity.hot is not None:
+            hot = Hot(entity.hot, interval=intervals.hot, central=shared.central, clock=self._clock)
+        return Motion(
+            committer,
+            following,
+            hot,
+            remembered=remembered,
+            interval=entity.interval or (intervals.reconcile if following else intervals.whole),
+            central=shared.central,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+
+    async def _committer(
+        self,
+        connection: Connection,
+        plan: Plan,
+        known: State,
+        derived: Sequence[DerivedTable],
+    ) -> Committer:
+        entity = plan.entity
+        try:
+            waiting, discarded = await quarantine.keys(
+                connection, entity.name, len(entity.key), f"{self.name} quarantine"
+            )
+        except MissingError:  # only compared, in a database that this version has not migrated
+            waiting, discarded = set(), set()
+        return Committer(
             plan,
             self.name,
-            self.states[entity.name],
+            known,
             read_plan=lambda: self._plan(connection, entity),
             central=self._shared.central,
             connection=connection,
-            limits=self._shared.limits,
-            reach=self._reach.setdefault(entity.name, Reach(self._shared.limits)),
+            max_bytes=self._shared.limits.bytes,
+            derived=derived,
             strikes=self._strikes.setdefault(entity.name, Strikes()),
             quarantined=waiting,
             discarded=discarded,
@@ -555,12 +638,104 @@ class Instance:
             on_commit=self._committed,
         )
 
-    async def _plan(self, connection: Connection, entity: Entity) -> Plan:
-        """How the entity is copied between its tables as they stand now."""
+    async def _derived(
+        self, connection: Connection, derived: Derived, source: Table, plan: Plan
+    ) -> DerivedTable:
+        note = f"{self.name} schema {derived.local}"
+        target = await schema.read(connection, derived.local, note)
+        return DerivedTable.plan(derived, source, target, plan)
+
+    async def _tables(self, connection: Connection, entity: Entity) -> tuple[Table, Plan]:
+        """The local table as it stands now, and how the entity is copied to it."""
         table = await schema.read(connection, entity.local, f"{self.name} schema {entity.local}")
         if table is None:
             self._table_was_missing.add(entity.name)
-        return schema.plan(entity, await self._shared.central.table(entity.central), table)
+        plan = schema.plan(entity, await self._shared.central.table(entity.central), table)
+        assert table is not None  # noqa: S101 - there would be no plan
+        return table, plan
+
+    async def _plan(self, connection: Connection, entity: Entity) -> Plan:
+        return (await self._tables(connection, entity))[1]
+
+    def _forget_motion(self, entity: str) -> None:
+        motion = self.motions.pop(entity, None)
+        if motion is not None:
+            motion.leave()
+
+    def _forget_motions(self) -> None:
+        for entity in list(self.motions):
+            self._forget_motion(entity)
+
+    # --- comparisons that somebody asks for -----------------------------------------------------
+
+    async def reconcile(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
+        """Compare these entities now, in turns with the loop's passes, and repair what differs.
+
+        Raises as `sync_pass` does, and the error of an entity that cannot be compared.
+        """
+        self._shared.central.expire_heads()
+        found: dict[str, Tally] = {}
+        for entity in entities:
+            asked = self._asked[entity] = self._new_round(dry_run=False)
+            found[entity] = asked.tally
+            skip = [name for name in self.entities if name != entity]
+            try:
+                while not asked.finished and not stop.is_set():
+                    result = await self.sync_pass(stop, skip, one_turn=True)
+                    if entity in result.errors:
+                        raise result.errors[entity]
+            finally:
+                del self._asked[entity]
+        return found
+
+    async def compare(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
+        """Compare these entities now, and change nothing: on a connection of its own, whoever
+        copies the instance meanwhile.
+
+        Raises SchemaError where they cannot be compared, DatabaseError when a server fails.
+        """
+        note = f"{self.name} compare"
+        self._shared.central.expire_heads()
+        connection = await db.connect(self.settings, self.server, "local")
+        try:
+            states = await state.read_any(connection, note)
+            name = lock_name(self.settings.database)
+            ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
+            found: dict[str, Tally] = {}
+            for entity in entities:
+                known = states.get(entity, State(entity, 0, 0, 0, False, ""))
+                asked = self._new_round(dry_run=True)
+                found[entity] = asked.tally
+                plan = await self._plan(connection, self.entities[entity])
+                bounds = await self._comparable(plan, known, copied=holder is not None)
+                committer = await self._committer(connection, plan, known, ())
+                self._shared.central.join(plan, self.name)
+                try:
+                    while not asked.finished and not stop.is_set():
+                        await asked.step(committer, bounds, stop, _TURN_SECONDS)
+                finally:
+                    self._shared.central.leave(plan, self.name)
+            return found
+        finally:
+            await connection.close()
+
+    async def _comparable(self, plan: Plan, known: State, *, copied: bool) -> Bounds:
+        """Up to where both sides should be equal: while somebody copies, to where he had read."""
+        if plan.entity.motion == "whole":
+            return Bounds(None, None)
+        if copied:
+            return Bounds(known.position, known.settled)
+        head = await self._shared.central.head(plan.entity.central, plan.central_key)
+        return Bounds(max(head.id, known.position), None)
+
+    def _new_round(self, *, dry_run: bool) -> Reconcile:
+        return Reconcile(
+            central=self._shared.central,
+            metrics=self._metrics,
+            clock=self._clock,
+            since=self._clock(),
+            dry_run=dry_run,
+        )
 
     async def _begin_again_if_empty(self, connection: Connection, plan: Plan) -> None:
         """A table without a row, whose watermark says that rows were copied into it, was made anew
@@ -568,8 +743,14 @@ class Instance:
         has deleted all of them: then there is little to read, and the watermark is 0 from there.)
         """
         entity, note = plan.entity.name, f"{self.name} {plan.entity.name}"
+        was_missing = entity in self._table_was_missing
         self._table_was_missing.discard(entity)
-        if self.states[entity].last_synced_id <= 0 or self.states[entity].rewound:
+        known = self.states[entity]
+        theirs = known.settled_for != known.last_synced_id  # an operator's: he knows why
+        if known.last_synced_id <= 0 or known.rewound or (theirs and not was_missing):
+            return
+        waiting, discarded = await quarantine.keys(connection, entity, 1, note)
+        if waiting | discarded and not was_missing:
             return
         anything = await local.keys(
             connection, plan, after=-_EVERY_KEY, upto=_EVERY_KEY, limit=1, note=note

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from daemon import sql
 from daemon.db import Connection
 from daemon.errors import RowError
 from daemon.schema import Plan
-from daemon.sql import Row, Text, Value
+from daemon.sql import Key, Range, Row, Text, Value
 
 # How much of the server's max_allowed_packet a statement may fill: the frame around the values and
 # the packet's own header need a little.
@@ -27,7 +27,7 @@ async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: 
     Raises CollisionError (nothing of that statement changed) when a row meets another one through a
     secondary unique key, RowError when the table refuses a value.
     """
-    head, tail = sql.upsert_frame(plan.entity.local, plan.local_columns, plan.local_key)
+    head, tail = sql.upsert_frame(plan.entity.local, plan.local_columns, plan.local_keys)
     head = sql.comment(note) + head
     room = int(min(_STATEMENT_BYTES, connection.max_packet * _PACKET_SHARE)) - len(head) - len(tail)
     limit = int(connection.max_packet * _PACKET_SHARE)
@@ -47,14 +47,15 @@ async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: 
 
 async def changed(
     connection: Connection, plan: Plan, rows: Sequence[Row], note: str
-) -> dict[int, str]:
+) -> dict[Key, str]:
     """Of rows that were just written, those that do not stand as they were sent, and why."""
-    found: dict[int, str] = {}
+    found: dict[Key, str] = {}
     expressions = [check.expression for check in plan.checks]
+    width = len(plan.local_keys)
     for start in range(0, len(rows), _READ_BACK_ROWS):
-        sent = {int(row[0] or 0): row for row in rows[start : start + _READ_BACK_ROWS]}
-        statement = sql.stored(plan.entity.local, plan.local_key, expressions, list(sent), note)
-        stored = {int(key or 0): columns for key, *columns in await connection.fetch(statement)}
+        sent = {plan.key(row): row for row in rows[start : start + _READ_BACK_ROWS]}
+        statement = sql.stored(plan.entity.local, plan.local_keys, expressions, list(sent), note)
+        stored = {plan.key(row): row[width:] for row in await connection.fetch(statement)}
         for key, row in sent.items():
             if key not in stored:
                 found[key] = "the row is not there after it was written: a trigger, perhaps"
@@ -78,9 +79,9 @@ async def keys(
 
 async def holders(
     connection: Connection, plan: Plan, rows: Sequence[Row], note: str
-) -> frozenset[int]:
+) -> frozenset[Key]:
     """The keys of the local rows that hold a unique key's value of one of these rows."""
-    found: set[int] = set()
+    found: set[Key] = set()
     for unique in plan.unique:
         values: list[tuple[Value, ...]] = []
         for row in rows:
@@ -94,19 +95,19 @@ async def holders(
                 )
         if values:
             columns = [plan.pairs[place].local for place in unique]
-            statement = sql.holders(plan.entity.local, plan.local_key, columns, values, note)
-            found.update(int(key) for (key,) in await connection.fetch(statement) if key)
+            statement = sql.holders(plan.entity.local, plan.local_keys, columns, values, note)
+            found.update(plan.key(row) for row in await connection.fetch(statement))
     return frozenset(found)
 
 
-async def delete(connection: Connection, plan: Plan, keys: Sequence[int], note: str) -> int:
+async def delete(connection: Connection, plan: Plan, keys: Collection[Key], note: str) -> int:
     """Delete the rows with these keys; how many there were."""
     if not keys:
         return 0
-    return await connection.execute(sql.delete_keys(plan.entity.local, plan.local_key, keys, note))
+    return await connection.execute(sql.delete_keys(plan.entity.local, plan.local_keys, keys, note))
 
 
-async def lift(connection: Connection, plan: Plan, keys: Sequence[int], note: str) -> None:
+async def lift(connection: Connection, plan: Plan, keys: Collection[Key], note: str) -> None:
     """Delete rows that are inserted again in the same transaction: nothing that refers to them is
     deleted or set to NULL with them, and nothing holds them back."""
     if not keys:
@@ -117,3 +118,52 @@ async def lift(connection: Connection, plan: Plan, keys: Sequence[int], note: st
     finally:
         if connection.usable:
             await connection.execute(sql.foreign_keys(True, note))
+
+
+# --- reconcile -----------------------------------------------------------------------------------
+
+_EVERY_ROW = sql.Statement("1")
+
+
+async def chunk_sum(
+    connection: Connection, plan: Plan, bounds: Range, note: str
+) -> tuple[int, int]:
+    """How many rows lie in a range of the first key column, and the XOR of their checksums."""
+    rows = await connection.fetch(sql.chunk_sums(plan.local_sums, (), bounds, note))
+    return (int(rows[0][1] or 0), int(rows[0][2] or 0)) if rows else (0, 0)
+
+
+async def part_sums(
+    connection: Connection, plan: Plan, bounds: Range, width: int, note: str
+) -> dict[int, tuple[int, int]]:
+    """The sums of a range's parts of this width, by number; empty ones are left out."""
+    statement = sql.part_sums(plan.local_sums, _EVERY_ROW, bounds, width, note)
+    return {
+        int(p or 0): (int(n or 0), int(x or 0)) for p, n, x in await connection.fetch(statement)
+    }
+
+
+async def row_sums(
+    connection: Connection, plan: Plan, bounds: Range, limit: int, note: str
+) -> dict[Key, int]:
+    """The checksum of each row of a range by key, in key order, at most `limit`."""
+    rows = await connection.fetch(sql.row_sums(plan.local_sums, _EVERY_ROW, bounds, limit, note))
+    return {plan.key(row): int(row[-1] or 0) for row in rows}
+
+
+async def row_sums_of(
+    connection: Connection, plan: Plan, keys: Collection[Key], note: str
+) -> dict[Key, int]:
+    """The checksums of the rows with these keys."""
+    if not keys:
+        return {}
+    rows = await connection.fetch(sql.row_sums_of(plan.local_sums, _EVERY_ROW, keys, note))
+    return {plan.key(row): int(row[-1] or 0) for row in rows}
+
+
+async def hot_sums(
+    connection: Connection, plan: Plan, hot: str, below: int | None, limit: int, note: str
+) -> dict[Key, int]:
+    """The checksums of rows that meet a condition, the highest keys first."""
+    rows = await connection.fetch(sql.hot_sums(plan.local_sums, hot, below, limit, note))
+    return {plan.key(row): int(row[-1] or 0) for row in rows}

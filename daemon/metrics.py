@@ -26,6 +26,30 @@ class Metrics:
         self.rows = Counter(
             "wpp_sync_rows", "Rows written to local tables.", [*each, "operation"], registry=r
         )
+        self.reconcile_differences = Counter(
+            "wpp_sync_reconcile_differences",
+            "Rows that differed from central when both sides were compared.",
+            [*each, "kind"],
+            registry=r,
+        )
+        self.reconcile_chunks = Counter(
+            "wpp_sync_reconcile_chunks", "Chunks of tables compared.", each, registry=r
+        )
+        self.reconcile_progress = Gauge(
+            "wpp_sync_reconcile_progress_ratio",
+            "How much of the table the running comparison has done; 1 when none runs.",
+            each,
+            registry=r,
+        )
+        self.resync_progress = Gauge(
+            "wpp_sync_resync_progress_ratio",
+            "How much of a full resync is done; 1 when none is under way.",
+            each,
+            registry=r,
+        )
+        self.hot_rows = Gauge(
+            "wpp_sync_hot_rows", "Rows that are compared every few seconds.", each, registry=r
+        )
         self.late_rows = Counter(
             "wpp_sync_late_rows", "Rows that became visible below the position.", each, registry=r
         )
@@ -106,6 +130,7 @@ class Metrics:
         for metric in (
             self.rows, self.late_rows, self.last_synced_id, self.settled_id, self.lag_rows,
             self.lag_seconds, self.quarantined_rows, self.last_success, self.errors,
-            self.migrations_applied, self.instance_state,
+            self.migrations_applied, self.instance_state, self.reconcile_differences,
+            self.reconcile_chunks, self.reconcile_progress, self.resync_progress, self.hot_rows,
         ):  # fmt: skip
             metric.remove_by_labels({"wpp_instance": instance})

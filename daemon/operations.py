@@ -4,8 +4,9 @@ socket and the tests. Each may be repeated without harm."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 from daemon import db, sql, state
@@ -16,7 +17,9 @@ from daemon.migrations import runner
 from daemon.migrations.runner import Applied
 from daemon.state import State
 from daemon.sync import quarantine
+from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Entry
+from daemon.sync.reconcile import Tally
 from daemon.sync.run import PassResult
 
 ALL = "all"
@@ -38,7 +41,8 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
 
 
 async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
-    """The next pass re-pulls this incremental entity, or `all` of them, from the start.
+    """The next pass re-pulls this entity, or `all` of them, from the start (an entity without a
+    watermark is compared whole).
 
     Rows stay and are overwritten in place. Safe while a daemon copies: it sees the changed state
     row and starts over. Returns the entities that were reset; raises UsageError for another one.
@@ -52,6 +56,31 @@ async def force_full_resync(instance: Instance) -> list[str]:
     The tables stay readable throughout; interrupted, it goes on. Returns the entities.
     """
     return await _reset(instance, ALL, resync=True)
+
+
+async def reconcile(
+    instance: Instance,
+    entity: str | None = None,
+    *,
+    dry_run: bool = False,
+    stop: asyncio.Event | None = None,
+) -> dict[str, Tally]:
+    """Compare both sides now, an entity or all of them, and repair what differs; `dry_run` changes
+    nothing and needs no lock.
+
+    Raises UsageError for an unknown entity, SchemaError where one cannot be compared, StandbyError
+    when another process copies the instance, DatabaseError when a server fails.
+    """
+    if entity is not None and entity not in instance.entities:
+        raise UsageError(
+            f"{instance.name} has no entity {entity!r}",
+            hint=f"one of: {', '.join(instance.entities)}",
+        )
+    chosen = list(instance.entities) if entity is None else [entity]
+    stop = stop or asyncio.Event()
+    if dry_run:
+        return await instance.compare(chosen, stop)
+    return await instance.reconcile(chosen, stop)
 
 
 async def list_quarantine(instance: Instance, limit: int = 1000) -> list[Entry]:
@@ -123,7 +152,7 @@ def left_out(instance: Instance, skip: Collection[str], only: Collection[str]) -
     check_entities(instance, [*skip, *only])
     if only and not set(only) & set(instance.entities):
         raise UsageError(
-            f"{', '.join(only)}: this version copies only entities with a growing id",
+            f"{', '.join(only)}: switched off in the configuration",
             hint=f"one of: {', '.join(instance.entities)}",
         )
     return list(skip) or [name for name in instance.settings.entities if only and name not in only]
@@ -141,7 +170,7 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
     followed = list(instance.entities)
     if entity != ALL and entity not in followed:
         raise UsageError(
-            f"{instance.name} has no incremental entity {entity!r}",
+            f"{instance.name} has no entity {entity!r}",
             hint=f"one of: {', '.join([*followed, ALL])}",
         )
     entities = followed if entity == ALL else [entity]
@@ -215,21 +244,50 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
     motion = instance.motions.get(name)
     error = instance.entity_errors.get(name)
     settled = motion.settled if motion else known.settled if known else 0
+    follows = instance.entities[name].motion == "incremental"
     return {
         "entity": name,
         "last_synced_id": known.last_synced_id if known else 0,
         "last_synced_at": iso(known.last_synced_at) if known else None,
         "settled_id": settled,
         "position": motion.position if motion else known.position if known else 0,
-        "head": motion.head if motion else None,
-        "lag_rows": motion.lag_rows if motion else None,
+        "head": motion.head if motion and follows else None,
+        "lag_rows": motion.lag_rows if motion and follows else None,
         "lag_seconds": (
             round(instance.lag_seconds(name), 3) if instance.running or instance.opened else None
         ),
         "rewound": isinstance(error, RewoundError) or (known is not None and known.rewound),
         "resync": known.resync if known else False,
+        "resync_progress": _rounded(motion.resync_progress if motion else None),
+        "eta_seconds": _rounded(motion.eta_seconds if motion else None),
+        "reconcile": _reconcile_status(motion),
         "quarantined": instance.quarantined.get(name, 0),
         "error": None if error is None else error_object(error),
+    }
+
+
+def _reconcile_status(motion: Motion | None) -> dict[str, Any] | None:
+    """The comparison that is under way, if one is; from memory only."""
+    if motion is None:
+        return None
+    running = motion.asked or motion.round
+    return {
+        "running": running is not None,
+        "progress": _rounded(running.progress if running else None),
+        "differences": running.tally.differences if running else 0,
+        "hot_rows": motion.hot.rows if motion.hot else 0,
+    }
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 3)
+
+
+def tallies(found: Mapping[str, Tally]) -> dict[str, Any]:
+    """What a comparison has found, as the command line and the control socket show it."""
+    return {
+        "entities": [{"entity": name, **asdict(tally)} for name, tally in found.items()],
+        "differences": sum(tally.differences for tally in found.values()),
     }
 
 

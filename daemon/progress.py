@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from types import TracebackType
@@ -20,11 +21,16 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from daemon.client import Client, instance_path
+from daemon.errors import DaemonUnreachableError
 from daemon.instance import Instance
-from daemon.sync.incremental import Committed
+from daemon.sync.commit import Committed
 
 # Off a terminal a line so often is enough to see that it lives.
 _LINE_SECONDS = 5.0
+
+
+_POLL_SECONDS = 0.5
 
 
 class _Rate(ProgressColumn):
@@ -96,3 +102,36 @@ class SyncProgress:
                 file=sys.stderr,
                 flush=True,
             )
+
+
+async def follow_resync(client: Client, name: str) -> bool:
+    """Show a full resync until it is done; False when no daemon answers (any more)."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[eta]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+        while True:
+            try:
+                found = await client.get(instance_path(name))
+            except DaemonUnreachableError:
+                return False
+            pending = [each for each in found["sync_state"] if each["resync"]]
+            for each in pending:
+                label = f"{name} {each['entity']}"
+                if label not in tasks:
+                    tasks[label] = bars.add_task(label, total=1.0, eta="")
+                left = each["eta_seconds"]
+                eta = "" if left is None else f"about {left:,.0f} s left"
+                bars.update(tasks[label], completed=each["resync_progress"] or 0.0, eta=eta)
+            for label in tasks.keys() - {f"{name} {each['entity']}" for each in pending}:
+                bars.update(tasks[label], completed=1.0, eta="done")
+            if not pending:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+    print(f"{name}  resync done", file=sys.stderr, flush=True)  # noqa: T201
+    return True

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daemon import sql, values
+from daemon import checksum, sql, values
 from daemon.db import Connection
 from daemon.entities import Entity
 from daemon.errors import SchemaError
-from daemon.sql import Row
+from daemon.sql import Key, Row, Sums
 from daemon.values import INTEGER_TYPES, Column
 
 # Types whose text-protocol form is raw bytes, not characters: they go back as binary strings.
@@ -116,6 +116,16 @@ class Plan:
     checks: tuple[Check, ...]
     """The pairs to be verified after a write."""
 
+    central_sums: Sums
+    """How central's rows are compared with local ones."""
+
+    local_sums: Sums
+    not_compared: tuple[str, ...] = ()
+    """Local columns that the servers cannot compare, and why, in words."""
+
+    encoded: tuple[int, ...] = ()
+    """The pairs whose text is percent-encoded on its way, as positions in `pairs`."""
+
     @property
     def central_key(self) -> str:
         return self.pairs[0].central
@@ -123,6 +133,34 @@ class Plan:
     @property
     def local_key(self) -> str:
         return self.pairs[0].local
+
+    @property
+    def central_keys(self) -> tuple[str, ...]:
+        return tuple(pair.central for pair in self.pairs[: len(self.entity.key)])
+
+    @property
+    def local_keys(self) -> tuple[str, ...]:
+        return tuple(pair.local for pair in self.pairs[: len(self.entity.key)])
+
+    def key(self, row: Row) -> Key:
+        """The key of a row: its first columns."""
+        width = len(self.entity.key)
+        if width == 1:
+            return int(row[0] or 0)
+        return tuple(int(part or 0) for part in row[:width])
+
+    def told(self, rows: Sequence[Row]) -> list[Row]:
+        """Central's rows as local is told them."""
+        if not self.encoded:
+            return list(rows)
+        told: list[Row] = []
+        for row in rows:
+            parts = list(row)
+            for place in self.encoded:
+                value = parts[place]
+                parts[place] = None if value is None else checksum.encode_uri_component(value)
+            told.append(tuple(parts))
+        return told
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -152,6 +190,8 @@ class Plan:
             )
         if self.narrower:
             parts.append(f"{self.entity.local} holds less than central: {', '.join(self.narrower)}")
+        if self.not_compared:
+            parts.append(f"not compared by reconcile: {', '.join(self.not_compared)}")
         return "; ".join(parts)
 
 
@@ -219,6 +259,14 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
     sides = [_sides(pair, central, local) for pair in pairs]
     copied_local = {pair.local for pair in pairs}
     copied_central = {pair.central for pair in pairs}
+    encoded = _encoded(entity, local, pairs, sides)
+    row_sum = checksum.row_sum(
+        [
+            checksum.Compared(here, there, encode=place in encoded)
+            for place, (here, there) in enumerate(sides)
+        ]
+    )
+    width = len(entity.key)
     return Plan(
         entity=entity,
         pairs=pairs,
@@ -241,7 +289,51 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
             for place, (here, there) in enumerate(sides)
             if values.may_change(here, there)
         ),
+        central_sums=Sums(
+            table=entity.central,
+            key=tuple(pair.central for pair in pairs[:width]),
+            index=key_index(central, entity.key[0]),
+            row=row_sum.central,
+            owner=sql.owner(entity.instance_column, entity.through, entity.central),
+            where=entity.where,
+        ),
+        local_sums=Sums(
+            table=entity.local,
+            key=tuple(pair.local for pair in pairs[:width]),
+            index=key_index(local, pairs[0].local),
+            row=row_sum.local,
+        ),
+        not_compared=row_sum.left_out,
+        encoded=encoded,
     )
+
+
+def _encoded(
+    entity: Entity,
+    local: Table,
+    pairs: Sequence[Pair],
+    sides: Sequence[tuple[Column, Column]],
+) -> tuple[int, ...]:
+    """The positions of the pairs that are encoded; raises SchemaError where that cannot be."""
+    wanted = {name.lower(): name for name in entity.encode}
+    found: list[int] = []
+    for place, (pair, (here, there)) in enumerate(zip(pairs, sides, strict=True)):
+        if wanted.pop(pair.local.lower(), None) is None:
+            continue
+        if not (values.is_text(here) and values.is_text(there)):
+            raise SchemaError(
+                f"{entity.name}: {pair.local} of local {local.name} cannot be percent-encoded:"
+                f" {here.full_type} in central, {there.full_type} here",
+                hint=f"only texts can: entities.{entity.name}.encode",
+            )
+        found.append(place)
+    if wanted:
+        raise SchemaError(
+            f"{entity.name}: {', '.join(wanted.values())} is to be percent-encoded, but is not"
+            f" copied to local {local.name}",
+            hint=f"correct entities.{entity.name}.encode",
+        )
+    return tuple(found)
 
 
 def refuse_without_transactions(local: Table) -> None:
@@ -257,8 +349,11 @@ def refuse_without_transactions(local: Table) -> None:
 def _pair_columns(entity: Entity, central: Table, local: Table) -> tuple[Pair, ...]:
     """The columns that both sides have, the key first."""
     renamed = {name.lower(): source for name, source in entity.columns.items()}
+    left_out = {name.lower() for name in entity.leave_out}
     pairs: list[Pair] = []
     for column in local.columns:
+        if column.name.lower() in left_out:
+            continue
         source = central.column(renamed.get(column.name.lower(), column.name))
         if source is not None and not column.generated:
             pairs.append(_pair(source, column))
@@ -270,8 +365,8 @@ def _pair_columns(entity: Entity, central: Table, local: Table) -> tuple[Pair, .
                     hint=f"the entity's columns map {name} to central {source_name};"
                     " add the column or change the map",
                 )
-    key = _key_pair(entity, local, pairs)
-    return (key, *(pair for pair in pairs if pair is not key))
+    keys = _key_pairs(entity, local, pairs)
+    return (*keys, *(pair for pair in pairs if pair not in keys))
 
 
 def _sides(pair: Pair, central: Table, local: Table) -> tuple[Column, Column]:
@@ -305,24 +400,33 @@ def _expression(source: Column, column: Column) -> str:
     return name
 
 
-def _key_pair(entity: Entity, local: Table, pairs: Sequence[Pair]) -> Pair:
-    """The pair whose local column is the primary key and whose central one is the entity's key."""
-    wanted = entity.key[0].lower()
+def _key_pairs(entity: Entity, local: Table, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """The pairs whose local columns are the primary key and whose central ones the entity's key, in
+    the order of the entity's key."""
     primary = next((i for i in local.indexes if i.name == "PRIMARY"), None)
-    if primary is None or len(primary.columns) != 1:
+    if primary is None or len(primary.columns) != len(entity.key):
+        width = "one column" if len(entity.key) == 1 else f"{len(entity.key)} columns"
+        plural = "column that holds" if len(entity.key) == 1 else "columns that hold"
         raise SchemaError(
-            f"{entity.name}: local {local.name} has no primary key of one column",
-            hint=f"make the column that holds central's {entity.key[0]} the primary key",
+            f"{entity.name}: local {local.name} has no primary key of {width}",
+            hint=f"make the {plural} central's {', '.join(entity.key)} the primary key",
         )
-    for pair in pairs:
-        if pair.central.lower() == wanted and pair.local.lower() == primary.columns[0].lower():
-            _refuse_other_than_integers(entity, local, pair.local)
-            return pair
-    raise SchemaError(
-        f"{entity.name}: the primary key {primary.columns[0]} of local {local.name}"
-        f" does not hold the key {entity.key[0]} of central {entity.central}",
-        hint=f"map it: entities.{entity.name}.columns: {{{primary.columns[0]}: {entity.key[0]}}}",
-    )
+    own = [column.lower() for column in primary.columns]
+    found: list[Pair] = []
+    for wanted in entity.key:
+        for pair in pairs:
+            if pair.central.lower() == wanted.lower() and pair.local.lower() in own:
+                _refuse_other_than_integers(entity, local, pair.local)
+                own.remove(pair.local.lower())
+                found.append(pair)
+                break
+        else:
+            raise SchemaError(
+                f"{entity.name}: the primary key {', '.join(primary.columns)} of local {local.name}"
+                f" does not hold the key {wanted} of central {entity.central}",
+                hint=f"map it: entities.{entity.name}.columns: {{{own[0]}: {wanted}}}",
+            )
+    return tuple(found)
 
 
 def _refuse_other_than_integers(entity: Entity, local: Table, name: str) -> None:
@@ -346,13 +450,14 @@ def _refuse_unfillable(entity: Entity, central: Table, local: Table, pairs: Sequ
             f" without a default), but central {entity.central} has no such column",
             hint=f"give the column a default, or map it: entities.{entity.name}.columns",
         )
-    key = central.column(entity.key[0])
-    if key is not None and key.type not in INTEGER_TYPES:
-        raise SchemaError(
-            f"{entity.name}: the key {key.name} of central {central.name} is {key.full_type};"
-            " the incremental motion follows an integer that grows",
-            hint="use motion: whole for this entity",
-        )
+    for name in entity.key:
+        key = central.column(name)
+        if key is not None and key.type not in INTEGER_TYPES:
+            raise SchemaError(
+                f"{entity.name}: the key {key.name} of central {central.name} is {key.full_type};"
+                " rows are followed and compared along integers",
+                hint=f"name integer columns in entities.{entity.name}.key",
+            )
     if entity.instance_column is not None and central.column(entity.instance_column) is None:
         raise SchemaError(
             f"{entity.name}: central {central.name} has no column {entity.instance_column},"

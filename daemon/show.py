@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,24 @@ def quarantine(rows: Sequence[dict[str, Any]]) -> None:
         )  # fmt: skip
     console = _console()
     console.print(table if rows else "nothing in quarantine")
+
+
+def reconcile(name: str, found: Mapping[str, Any], *, dry_run: bool) -> None:
+    """Print what a comparison has found."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("entity")
+    counts = ("compared", "missing", "differing", "extra")
+    done = () if dry_run else ("written", "deleted", "refused")
+    for title in (*counts, *done):
+        table.add_column(title, justify="right")
+    table.add_column("examples")
+    for each in found["entities"]:
+        numbers = [f"{each[title]:,}" for title in (*counts, *done)]
+        table.add_row(each["entity"], *numbers, escape("; ".join(each["examples"])))
+    console = _console()
+    console.print(table)
+    left = found["differences"]
+    what = (
+        "equal" if not left else f"{left:,} rows differ" if dry_run else f"{left:,} rows differed"
+    )
+    console.print(f"{name}  {what}", markup=False)

@@ -9,8 +9,12 @@ with a meaning inside a string (MySQL manual, "String Literals").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from daemon.entities import Entity, Through
 
 
 class Text(bytes):
@@ -21,7 +25,17 @@ Value = None | bool | int | str | bytes
 Row = tuple[bytes | None, ...]
 """A row as a server printed it: text protocol bytes, None for NULL."""
 
+Key = int | tuple[int, ...]
+"""The key of a row: a number, or for a key of several columns a tuple of numbers."""
+
 _UNSIGNED = re.compile(r"[^\w .:+-]", re.ASCII)
+
+
+class Range(NamedTuple):
+    """A range of a table's first key column: low <= key < high; None is open."""
+
+    low: int | None
+    high: int | None
 
 
 class Statement(NamedTuple):
@@ -79,6 +93,42 @@ def names(columns: Iterable[str]) -> str:
     return ", ".join(quote(column) for column in columns)
 
 
+def parts(key: Key) -> tuple[int, ...]:
+    """A key's columns."""
+    return key if isinstance(key, tuple) else (key,)
+
+
+def among(columns: Sequence[str], keys: Collection[Key]) -> Statement:
+    """The condition "the key is one of these"; at least one.
+
+    A key of several columns is told twice: MariaDB finds no range in a comparison of rows.
+    """
+    args = [parts(key) for key in keys]
+    if len(columns) == 1:
+        marks = ", ".join(["%s"] * len(args))
+        return Statement(f"{quote(columns[0])} IN ({marks})", tuple(arg for (arg,) in args))
+    firsts = sorted({arg[0] for arg in args})
+    row = "(" + ", ".join(["%s"] * len(columns)) + ")"
+    return Statement(
+        f"{quote(columns[0])} IN ({', '.join(['%s'] * len(firsts))})"
+        f" AND ({names(columns)}) IN ({', '.join([row] * len(args))})",
+        (*firsts, *(part for arg in args for part in arg)),
+    )
+
+
+def within(column: str, bounds: Range) -> Statement:
+    """The condition "the first key column lies in this range"."""
+    conditions: list[str] = []
+    args: list[Value] = []
+    if bounds.low is not None:
+        conditions.append(f"{quote(column)} >= %s")
+        args.append(bounds.low)
+    if bounds.high is not None:
+        conditions.append(f"{quote(column)} < %s")
+        args.append(bounds.high)
+    return Statement(" AND ".join(conditions) or "1", tuple(args))
+
+
 def integer_as_bytes(column: str) -> str:
     """A quoted integer column as the bytes of a BIT; a negative one as more than any BIT holds."""
     return f"UNHEX(CONCAT(IF({column} < 0, 'FF', ''), HEX({column})))"
@@ -123,7 +173,7 @@ def rows_as_values(rows: Sequence[Row], binary: Sequence[bool], max_bytes: int) 
         yield b",".join(piece)
 
 
-def upsert_frame(table: str, columns: Sequence[str], key: str) -> tuple[bytes, bytes]:
+def upsert_frame(table: str, columns: Sequence[str], key: Sequence[str]) -> tuple[bytes, bytes]:
     """What stands before and after the values of an upsert.
 
     ON DUPLICATE KEY UPDATE fires on *any* unique key (MySQL manual, "INSERT ... ON DUPLICATE KEY
@@ -132,11 +182,10 @@ def upsert_frame(table: str, columns: Sequence[str], key: str) -> tuple[bytes, b
     evaluated only then, so it costs nothing.
     """
     head = f"INSERT INTO {quote(table)} ({names(columns)}) VALUES "
-    guard = (
-        f"{quote(key)} = IF({quote(key)} = VALUES({quote(key)}), {quote(key)},"
-        " (SELECT 1 UNION SELECT 2))"
-    )
-    sets = [f"{quote(c)} = VALUES({quote(c)})" for c in columns if c != key]
+    same = " AND ".join(f"{quote(c)} = VALUES({quote(c)})" for c in key)
+    first = quote(key[0])
+    guard = f"{first} = IF({same}, {first}, (SELECT 1 UNION SELECT 2))"
+    sets = [f"{quote(c)} = VALUES({quote(c)})" for c in columns if c not in key]
     tail = " ON DUPLICATE KEY UPDATE " + ", ".join([guard, *sets])
     return head.replace("%%", "%").encode(), tail.replace("%%", "%").encode()
 
@@ -144,21 +193,40 @@ def upsert_frame(table: str, columns: Sequence[str], key: str) -> tuple[bytes, b
 # --- central ---------------------------------------------------------------------------------
 
 
-def owner(instance_column: str | None, instance: str, where: str | None) -> Statement:
+def owner(column: str | None, through: Through | None, table: str) -> str | None:
+    """Who owns a row: the column that says so, or that column of the row that it follows."""
+    if through is None:
+        return None if column is None else quote(column)
+    there = quote("wpp_owner")
+    return (
+        f"(SELECT {there}.{quote(through.instance_column)} FROM {quote(through.table)} AS {there}"
+        f" WHERE {there}.{quote(through.key)} = {quote(table)}.{quote(through.column)})"
+    )
+
+
+def owner_as_bytes(owner: str) -> str:
+    """An owner's name, byte for byte."""
+    return f"CAST(CONVERT({owner} USING utf8mb4) AS BINARY)"
+
+
+def mine(entity: Entity, instance: str) -> Statement:
     """The condition "this instance's rows that pass the filter".
 
     Compared twice: as text, so that an index can be used, and byte for byte, because a collation
     takes `nunes`, `Nunes` and `Núnes` for equal (promise P9).
     """
-    parts: list[str] = []
+    conditions: list[str] = []
     args: list[Value] = []
-    if instance_column is not None:
-        column = quote(instance_column)
-        parts.append(f"{column} = %s AND CAST(CONVERT({column} USING utf8mb4) AS BINARY) = %s")
-        args += [instance, instance.encode()]
-    if where is not None:
-        parts.append(condition(where))
-    return Statement(" AND ".join(parts) or "1", tuple(args))
+    whose = owner(entity.instance_column, entity.through, entity.central)
+    if whose is not None and entity.through is None:
+        conditions.append(f"{whose} = %s")
+        args.append(instance)
+    if whose is not None:
+        conditions.append(f"{owner_as_bytes(whose)} = %s")
+        args.append(instance.encode())
+    if entity.where is not None:
+        conditions.append(condition(entity.where))
+    return Statement(" AND ".join(conditions) or "1", tuple(args))
 
 
 def head(table: str, key: str, note: str) -> Statement:
@@ -283,17 +351,17 @@ def batch(
 def by_keys(
     table: str,
     expressions: Sequence[str],
-    key: str,
+    key: Sequence[str],
     mine: Statement,
-    keys: Sequence[int],
+    keys: Collection[Key],
     note: str,
 ) -> Statement:
     """The rows with these keys, in key order, read in one statement (so from one moment)."""
-    marks = ", ".join(["%s"] * len(keys))
+    these = among(key, keys)
     return Statement(
         f"SELECT {', '.join(expressions)} FROM {quote(table)}"
-        f" WHERE {quote(key)} IN ({marks}) AND {mine.sql} ORDER BY {quote(key)}",
-        (*keys, *mine.args),
+        f" WHERE {these.sql} AND {mine.sql} ORDER BY {names(key)}",
+        (*these.args, *mine.args),
         note,
     )
 
@@ -323,7 +391,7 @@ def local_keys(table: str, key: str, *, after: int, upto: int, limit: int, note:
 
 def holders(
     table: str,
-    key: str,
+    key: Sequence[str],
     unique: Sequence[str],
     values: Sequence[tuple[Value, ...]],
     note: str,
@@ -331,7 +399,7 @@ def holders(
     """The keys of the local rows that hold one of these values of a unique key."""
     row = "(" + ", ".join(["%s"] * len(unique)) + ")"
     return Statement(
-        f"SELECT {quote(key)} FROM {quote(table)} WHERE ({names(unique)}) IN"
+        f"SELECT {names(key)} FROM {quote(table)} WHERE ({names(unique)}) IN"
         f" ({', '.join([row] * len(values))})",
         tuple(value for group in values for value in group),
         note,
@@ -339,30 +407,139 @@ def holders(
 
 
 def stored(
-    table: str, key: str, expressions: Sequence[str], keys: Sequence[int], note: str
+    table: str,
+    key: Sequence[str],
+    expressions: Sequence[str],
+    keys: Collection[Key],
+    note: str,
 ) -> Statement:
     """What stands in a local table under these keys: the key, then the expressions."""
-    marks = ", ".join(["%s"] * len(keys))
+    these = among(key, keys)
     return Statement(
-        f"SELECT {', '.join([quote(key), *expressions])} FROM {quote(table)}"
-        f" WHERE {quote(key)} IN ({marks})",
-        tuple(keys),
+        f"SELECT {', '.join([*map(quote, key), *expressions])} FROM {quote(table)}"
+        f" WHERE {these.sql}",
+        these.args,
         note,
     )
 
 
-def delete_keys(table: str, key: str, keys: Sequence[int], note: str) -> Statement:
+def delete_keys(table: str, key: Sequence[str], keys: Collection[Key], note: str) -> Statement:
     """Delete the rows with these keys."""
-    marks = ", ".join(["%s"] * len(keys))
-    return Statement(
-        f"DELETE FROM {quote(table)} WHERE {quote(key)} IN ({marks})", tuple(keys), note
-    )
+    these = among(key, keys)
+    return Statement(f"DELETE FROM {quote(table)} WHERE {these.sql}", these.args, note)
 
 
 def foreign_keys(act: bool, note: str) -> Statement:
     """Whether foreign keys act on what this session does, as far as the server has it so."""
     value = "DEFAULT" if act else "0"
     return Statement(f"SET SESSION foreign_key_checks = {value}", (), note)
+
+
+# --- reconcile ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """One side of a comparison: which table, in the order of which key, along which index (empty:
+    the optimizer's choice), and what a row's checksum is. `owner` and `where`: central's only."""
+
+    table: str
+    key: tuple[str, ...]
+    index: str
+    row: str
+    owner: str | None = None
+    where: str | None = None
+
+    def source(self) -> str:
+        """What stands behind FROM."""
+        force = f" FORCE INDEX ({quote(self.index)})" if self.index else ""
+        return quote(self.table) + force
+
+    def filter(self, names: Collection[str] | None) -> Statement:
+        """The condition "rows of these owners that pass the filter"; None: of anybody."""
+        conditions: list[str] = []
+        args: list[Value] = []
+        if self.owner is not None and names is not None:
+            conditions.append(f"{self.owner} IN ({', '.join(['%s'] * len(names))})")
+            args += sorted(names)
+        if self.where is not None:
+            conditions.append(condition(self.where))
+        return Statement(" AND ".join(conditions) or "1", tuple(args))
+
+
+def chunk_sums(sums: Sums, names: Collection[str], bounds: Range, note: str) -> Statement:
+    """Of each owner's rows in a range: the owner's name as bytes (empty where nobody owns rows),
+    how many there are, and the XOR of their checksums."""
+    whose = "''" if sums.owner is None else owner_as_bytes(sums.owner)
+    inside = within(sums.key[0], bounds)
+    chosen = sums.filter(names)
+    return Statement(
+        f"SELECT {whose} AS wpp_whose, COUNT(*), BIT_XOR({sums.row}) FROM {sums.source()}"
+        f" WHERE {inside.sql} AND {chosen.sql} GROUP BY wpp_whose",
+        (*inside.args, *chosen.args),
+        note,
+    )
+
+
+def key_sums(sums: Sums, keys: Collection[Key], note: str) -> Statement:
+    """As `chunk_sums`, of the rows with these keys, whoever owns them."""
+    whose = "''" if sums.owner is None else owner_as_bytes(sums.owner)
+    these, chosen = among(sums.key, keys), sums.filter(None)
+    return Statement(
+        f"SELECT {whose} AS wpp_whose, COUNT(*), BIT_XOR({sums.row}) FROM {quote(sums.table)}"
+        f" WHERE {these.sql} AND {chosen.sql} GROUP BY wpp_whose",
+        (*these.args, *chosen.args),
+        note,
+    )
+
+
+def part_sums(sums: Sums, mine: Statement, bounds: Range, width: int, note: str) -> Statement:
+    """A range with a low end in parts of this width: the part's number, its rows, their XOR."""
+    inside = within(sums.key[0], bounds)
+    return Statement(
+        f"SELECT ({quote(sums.key[0])} - %s) DIV %s AS wpp_part, COUNT(*), BIT_XOR({sums.row})"
+        f" FROM {sums.source()} WHERE {inside.sql} AND {mine.sql} GROUP BY wpp_part",
+        (bounds.low, width, *inside.args, *mine.args),
+        note,
+    )
+
+
+def row_sums(sums: Sums, mine: Statement, bounds: Range, limit: int, note: str) -> Statement:
+    """The key and the checksum of each row of a range, in key order, at most `limit`."""
+    inside = within(sums.key[0], bounds)
+    return Statement(
+        f"SELECT {names(sums.key)}, {sums.row} FROM {sums.source()}"
+        f" WHERE {inside.sql} AND {mine.sql} ORDER BY {names(sums.key)} LIMIT %s",
+        (*inside.args, *mine.args, limit),
+        note,
+    )
+
+
+def row_sums_of(sums: Sums, mine: Statement, keys: Collection[Key], note: str) -> Statement:
+    """The key and the checksum of each row with one of these keys."""
+    these = among(sums.key, keys)
+    return Statement(
+        f"SELECT {names(sums.key)}, {sums.row} FROM {quote(sums.table)}"
+        f" WHERE {these.sql} AND {mine.sql}",
+        (*these.args, *mine.args),
+        note,
+    )
+
+
+def hot_sums(sums: Sums, hot: str, below: int | None, limit: int, note: str) -> Statement:
+    """As `row_sums`, of the local rows that meet a condition; the highest keys first."""
+    inside = within(sums.key[0], Range(None, below))
+    return Statement(
+        f"SELECT {names(sums.key)}, {sums.row} FROM {quote(sums.table)}"
+        f" WHERE {inside.sql} AND {condition(hot)} ORDER BY {quote(sums.key[0])} DESC LIMIT %s",
+        (*inside.args, limit),
+        note,
+    )
+
+
+def threads_running() -> Statement:
+    """How many threads of the server are at work."""
+    return Statement("SHOW GLOBAL STATUS LIKE 'Threads_running'", (), "load")
 
 
 # --- the instance's lock -----------------------------------------------------------------------

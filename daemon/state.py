@@ -104,6 +104,75 @@ async def read_any(connection: Connection, note: str) -> dict[str, State]:
     return {state.entity: state for state in map(_state, rows)}
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What is remembered of an entity's comparisons; not part of what fences (see `State`)."""
+
+    cursor: int | None
+    """Central ids from here on are compared in the round that is under way."""
+
+    age: float | None
+    """Seconds since a whole round ended; None: never."""
+
+    derived: bool
+    """What is derived from the table has been compared once."""
+
+
+async def read_round(connection: Connection, entity: str, note: str) -> Round:
+    """What is remembered of an entity's comparisons."""
+    rows = await connection.fetch(
+        Statement(
+            "SELECT reconcile_cursor, TIMESTAMPDIFF(SECOND, reconciled_at, CURRENT_TIMESTAMP),"
+            " derived_at IS NOT NULL FROM wpp_sync_state WHERE entity = %s",
+            (entity,),
+            note,
+        )
+    )
+    if not rows:
+        return Round(None, None, derived=False)
+    cursor, age, derived = rows[0]
+    return Round(
+        None if cursor is None else int(cursor),
+        None if age is None else max(0.0, float(age)),
+        derived=derived == b"1",
+    )
+
+
+async def write_round(
+    connection: Connection,
+    entity: str,
+    cursor: int | None,
+    *,
+    ended: bool,
+    synced: bool,
+    note: str,
+) -> None:
+    """Remember where a round is, or that it has ended; and with it that the entity is synced, if
+    nothing else says so."""
+    at = ", reconciled_at = CURRENT_TIMESTAMP" if ended else ""
+    synced_at = "CURRENT_TIMESTAMP" if synced else "last_synced_at"
+    await connection.execute(
+        Statement(
+            f"UPDATE wpp_sync_state SET reconcile_cursor = %s{at},"
+            f" last_synced_at = {synced_at} WHERE entity = %s",
+            (cursor, entity),
+            note,
+        )
+    )
+
+
+async def write_derived(connection: Connection, entity: str, note: str) -> None:
+    """Remember that what is derived from the entity's table was compared."""
+    await connection.execute(
+        Statement(
+            "UPDATE wpp_sync_state SET derived_at = CURRENT_TIMESTAMP,"
+            " last_synced_at = last_synced_at WHERE entity = %s",
+            (entity,),
+            note,
+        )
+    )
+
+
 async def ensure(connection: Connection, entities: Sequence[str], note: str) -> None:
     """Make a row for each entity that has none: it has never been synced, or somebody deleted the
     row, which is a way to ask for everything again."""
@@ -169,7 +238,7 @@ async def reset(
                 Statement(
                     "INSERT INTO wpp_sync_state (entity, resync) VALUES (%s, %s)"
                     " ON DUPLICATE KEY UPDATE last_synced_id = 0, settled_id = 0, settled_for = 0,"
-                    " rewound = 0,"
+                    " rewound = 0, reconcile_cursor = NULL, reconciled_at = NULL,"
                     " resync = resync OR VALUES(resync), last_synced_at = CURRENT_TIMESTAMP",
                     (entity, resync),
                     note,

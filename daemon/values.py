@@ -119,6 +119,11 @@ class Column:
         return int(found[2] or 0) if found else 0
 
     @property
+    def scale_of_decimal(self) -> int:
+        """Digits behind the point of a DECIMAL; 0 for any other type."""
+        return self.scale if self.type == "decimal" else 0
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The words of an ENUM or SET, in order, spelled as the server spells them."""
         return tuple(_MEMBER.findall(self.full_type))
@@ -135,6 +140,11 @@ def bits_as_number(source: Column, column: Column) -> bool:
 def number_as_bits(source: Column, column: Column) -> bool:
     """A BIT column takes '5' for the byte 0x35, so an integer is told to it as bytes."""
     return source.type in INTEGER_TYPES and column.type == "bit"
+
+
+def is_text(column: Column) -> bool:
+    """The column holds characters."""
+    return column.type in _TEXTS
 
 
 def may_be_unreadable(source: Column) -> bool:

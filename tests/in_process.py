@@ -11,7 +11,8 @@ from pathlib import Path
 from daemon import app, config
 from daemon.app import Parts
 from daemon.instance import Instance
-from daemon.sync.incremental import Committed, Incremental
+from daemon.sync.commit import Committed
+from daemon.sync.motion import Motion
 
 
 @asynccontextmanager
@@ -55,7 +56,7 @@ async def settle(instance: Instance, entity: str = "messages") -> None:
     await passes_until(instance, lambda: _settled(instance.motions.get(entity)))
 
 
-def _settled(motion: Incremental | None) -> bool:
+def _settled(motion: Motion | None) -> bool:
     return motion is not None and motion.settled >= motion.position
 
 

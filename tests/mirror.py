@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from daemon.demo.compare import compare, report, subject
+from daemon.demo.compare import Comparison, compare, report, subject
 from daemon.demo.server import client, program
 
 INCREMENTAL = ("messages", "chats")
@@ -114,8 +114,18 @@ def differences(
     entities: Iterable[str] = INCREMENTAL,
 ) -> str:
     """A report of what differs between both sides; empty when they are equal."""
-    found = [compare(central, local, subject(instance, entity)) for entity in entities]
+    found = comparisons(central, local, instance, entities)
     return report([one for one in found if not one.equal])
+
+
+def comparisons(
+    central: Server,
+    local: Server,
+    instance: str = "nunes",
+    entities: Iterable[str] = INCREMENTAL,
+) -> list[Comparison]:
+    """How both sides compare, entity by entity."""
+    return [compare(central, local, subject(instance, entity)) for entity in entities]
 
 
 def watermarks(local: Server) -> dict[str, int]:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from daemon.config.models import (
     Central,
     Config,
+    ConfiguredEntity,
     Control,
     Http,
     Instance,
@@ -328,13 +329,21 @@ class _Reader:
         if builtin is None and not self._is_new_entity(name, own):
             return None
         if "instance_column" in own.items and own.items["instance_column"].value is None:
-            self._problems.add(own.items["instance_column"], "must not be null: rows need an owner")
+            through = own.items.get("through")
+            if through is None or through.value is None:
+                self._problems.add(
+                    own.items["instance_column"], "must not be null: rows need an owner"
+                )
         base = {} if builtin is None else builtin.model_dump(exclude={"name"})
         place = merge(_unwritten(base), own) if builtin else own
+        if "through" in own.items and "instance_column" not in own.items:
+            # What follows another row has no owner of its own.
+            place = replace(place, value={**place.items, "instance_column": Located(None, 0, ())})
         key = place.items.get("key")
         if key is not None and isinstance(key.value, str):
             place = replace(place, value=place.items | {"key": replace(key, value=[key])})
-        entity = self._validated(Entity, place, name=name)
+        written = self._validated(ConfiguredEntity, place, name=name)
+        entity = None if written is None else written.plain()
         if entity is not None and self._is_usable(entity, place):
             return entity
         return None
@@ -368,12 +377,22 @@ class _Reader:
         ]
         if entity.instance_column is not None:
             names.append((("instance_column",), entity.instance_column))
+        if entity.through is not None:
+            names += [
+                (("through", key), value) for key, value in entity.through.model_dump().items()
+            ]
+        names += [(("leave_out", i), column) for i, column in enumerate(entity.leave_out)]
+        names += [(("encode", column), column) for column in entity.encode]
         wrong = [(keys, problem) for keys, name in names if (problem := identifier_problem(name))]
         if entity.where is not None and not entity.where.strip():
             wrong.append((("where",), "must not be empty: leave it out to copy every row"))
-        if not entity.key or (entity.motion == "incremental" and len(entity.key) != 1):
-            needed = "one column" if entity.motion == "incremental" else "at least one column"
+        if not entity.key or len(entity.key) > (1 if entity.motion == "incremental" else 2):
+            needed = "one column" if entity.motion == "incremental" else "one column or two"
             wrong.append((("key",), f"must be {needed} ({entity.motion})"))
+        if entity.hot is not None and entity.motion == "whole":
+            wrong.append((("hot",), "is for incremental entities: a whole one has its interval"))
+        if entity.through is not None and entity.instance_column is not None:
+            wrong.append((("through",), "and instance_column: one of them says who owns a row"))
         for keys, problem in wrong:
             self._explain(place.at(keys), problem)
         return not wrong
@@ -398,8 +417,6 @@ class _Reader:
             if each.value not in self._motions:
                 hint = _did_you_mean(each.value, self._motions)
                 self._explain(each, f"is not an entity{hint}")
-            elif "incremental" not in self._motions[each.value]:
-                self._explain(each, "is not incremental: there is no watermark to reset")
 
 
 def _did_you_mean(word: str, known: Collection[str]) -> str:

@@ -23,6 +23,7 @@ from daemon.config.values import (
     BatchBytes,
     Directory,
     Identifier,
+    Interval,
     Listen,
     Mode,
     PollInterval,
@@ -136,6 +137,23 @@ class Sync(Section):
     """Seconds after which no transaction can add an id below those seen; auto is 60 s, above the
     50 s that InnoDB lets a transaction wait for a lock."""
 
+    reconcile_interval: Interval = 3600.0
+    """Seconds between two comparisons of an incremental entity's whole table, in the background.
+    Changes of old rows that are not hot, and deletes, reach the local table so late."""
+
+    whole_interval: Interval = 60.0
+    """Seconds between two comparisons of an entity that is compared whole (contacts, …)."""
+
+    hot_interval: Interval = 5.0
+    """Seconds between two comparisons of the rows that are known to change soon."""
+
+    reconcile_rows_per_second: Annotated[WholeNumber, Field(ge=1_000)] = 100_000
+    """Rows of central that comparisons in the background go over in a second at most; a row costs
+    central some 3 µs."""
+
+    max_threads_running: Annotated[WholeNumber, Field(ge=1)] = 25
+    """Comparisons in the background wait while more threads are at work in central."""
+
     backoff_max: Seconds = 60.0
     """Seconds between two tries at most, while a server does not answer."""
 
@@ -198,6 +216,16 @@ class Log(Section):
 
     format: Literal["auto", "json", "console"] = "auto"
     """auto: console on a terminal, json elsewhere."""
+
+
+class ConfiguredEntity(Entity):
+    """An entity as it stands in the file, where a duration has a unit."""
+
+    interval: Interval | None = None
+
+    def plain(self) -> Entity:
+        """The entity, as one of the catalogue."""
+        return Entity(**{name: getattr(self, name) for name in Entity.model_fields})
 
 
 class Config(Section):

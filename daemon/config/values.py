@@ -228,6 +228,7 @@ def _sighup_reset(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 PollInterval = Annotated[Seconds, AfterValidator(_at_least(0.05, "50ms"))]
+Interval = Annotated[Seconds, AfterValidator(_at_least(1.0, "1s"))]
 Settle = Annotated[
     Literal["auto", "exact"] | float, BeforeValidator(_settle), AfterValidator(_settle_bound)
 ]

@@ -9,20 +9,15 @@ row. After any error a new `Incremental` is made; in doubt the position is read 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from daemon import local, state
+from daemon import local
 from daemon.aio import Clock, together
 from daemon.central import Central, Page, key_of
-from daemon.db import NO_PARENT, Connection
-from daemon.errors import PlanChangedError, RewoundError, TransientError
-from daemon.schema import Plan
-from daemon.sql import Row
+from daemon.errors import RewoundError, TransientError
 from daemon.state import State
-from daemon.sync import quarantine
-from daemon.sync.quarantine import Strikes
-from daemon.sync.write import Writer
+from daemon.sync.commit import Committer, Step
 
 _HIGHEST_KEY = (1 << 63) - 1
 
@@ -33,31 +28,6 @@ class Limits:
 
     rows: int = 2000
     bytes: int = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one bounded step did, and whether there is more to do at once."""
-
-    rows: int
-    late: int
-    deleted: int
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """One local transaction, as it is told to metrics, logs and progress bars. `rows` stand in the
-    local table now; `refused` ones do not."""
-
-    entity: str
-    rows: int
-    late: int
-    deleted: int
-    refused: int
-    seconds: float
-    last_synced_id: int
-    settled_id: int
 
 
 class Reach:
@@ -112,19 +82,6 @@ class Incremental:
     _KEYS = 5_000
     """Keys compared at once when late rows are looked for."""
 
-    _MISSING = 500
-    """Missing or quarantined rows fetched at once."""
-
-    _PARENT_SECONDS = 2.0
-    """So soon rows are tried again whose parent row was missing (a local foreign key)."""
-
-    _RETRY_SECONDS = 600.0
-    """So often the quarantined rows are tried again; at the start of a motion they are, too."""
-
-    _PLAN_SECONDS = 60.0
-    """Rows are written by a plan no older than this: the server tells of a column that is gone, but
-    not of a new one."""
-
     _COUNT_SECONDS = 30.0
     """So often the rows still to be copied are counted, while there are many."""
 
@@ -133,56 +90,46 @@ class Incremental:
 
     def __init__(
         self,
-        plan: Plan,
-        instance: str,
-        known: State,
+        committer: Committer,
         *,
-        read_plan: Callable[[], Awaitable[Plan]],
         central: Central,
-        connection: Connection,
         limits: Limits,
         reach: Reach,
-        strikes: Strikes,
-        quarantined: set[int],
-        discarded: set[int],
         clock: Clock,
-        on_commit: Callable[[Committed], None],
     ) -> None:
-        self.plan = plan
-        self.state = known
-        self.position = known.position
-        self.settled = known.settled
-        self.head = known.position
+        self.committer = committer
+        self.plan = committer.plan
+        self.position = committer.state.position
+        self.settled = committer.state.settled
+        self.head = self.position
         self.lag_rows = 0
         """Rows still to be copied, as last counted, less what was copied since."""
 
-        self.quarantined = quarantined
-        """The keys of the rows that wait in quarantine."""
-
-        self.discarded = discarded
-        """The keys of the rows that an operator has given up."""
-
-        self.retry_at = clock() + (0.0 if quarantined else self._RETRY_SECONDS)
-        """When the quarantined rows are tried again."""
-
-        self._writer = Writer(connection, central, plan, instance, strikes)
-        self._patient_writer = Writer(connection, central, plan, instance, Strikes(most=None))
-        self._read_plan = read_plan
-        self._planned_at = clock()
-        self._instance = instance
-        self._entity = plan.entity.name
-        self._note = f"{instance} {plan.entity.name}"
+        self._instance = committer.instance
+        self._entity = committer.entity
+        self._note = committer.note
         self._central = central
-        self._connection = connection
+        self._connection = committer.connection
         self._limits = limits
         self._reach = reach
         self._clock = clock
-        self._on_commit = on_commit
         self._resync_until: int | None = None
         self._begun = False
         self._looked_at = clock()
-        self._saved_at = clock()
         self._counted_at = float("-inf")
+
+    @property
+    def state(self) -> State:
+        """The state row as last read or written."""
+        return self.committer.state
+
+    @property
+    def progress(self) -> float | None:
+        """How much of a full resync is done, from 0 to 1; None when none is under way."""
+        if not self.state.resync:
+            return None
+        until = self._resync_until
+        return min(1.0, max(0, self.settled) / until) if until else 0.0
 
     # --- the public step ----------------------------------------------------------------------
 
@@ -205,8 +152,8 @@ class Incremental:
         deadline = self._clock() + seconds
         await self._count()
         rows = await self._copy(head.id, stop, deadline) if head.id > self.position else 0
-        if self.quarantined and self._clock() >= self.retry_at and not stop.is_set():
-            await self._retry(stop)
+        if not stop.is_set():
+            await self.committer.retry_if_due()
         late, deleted = await self._settle(stop, deadline)
         more = self.position < head.id
         if not more:
@@ -216,7 +163,7 @@ class Incremental:
     async def save(self) -> None:
         """Write a settled id that moved in memory only; for a graceful stop."""
         if self.settled > self.state.settled:
-            await self._commit((), self.state.last_synced_id, self.settled)
+            await self.committer.commit((), settled=self.settled)
 
     # --- new rows -------------------------------------------------------------------------------
 
@@ -236,12 +183,12 @@ class Incremental:
             if last:
                 copied += await self._take(page, sure)
             else:
-                resolved = self._writer.resolved
+                resolved = self.committer.resolved
                 taken, following = await together(
                     self._take(page, sure), self._read(page.end, upto)
                 )
                 copied += taken
-                if self._writer.resolved != resolved:
+                if self.committer.resolved != resolved:
                     # The collision may have brought newer versions of these rows, or have found
                     # that they are gone: they must not come back.
                     following = await self._read(page.end, upto)
@@ -296,7 +243,7 @@ class Incremental:
             settled = max(settled, min(sure, page.end))
         if page.rows:
             watermark = max(self.state.last_synced_id, key_of(page.rows[-1]))
-            taken = await self._commit(page.rows, watermark, settled)
+            taken = await self.committer.commit(page.rows, watermark=watermark, settled=settled)
         self.position = page.end
         self.settled = settled
         self.lag_rows = max(0, self.lag_rows - len(page.rows))
@@ -324,8 +271,9 @@ class Incremental:
         if finished:
             deleted += await self._remove_what_central_never_had()
         moved = self.settled > self.state.settled
-        if finished or (moved and self._clock() - self._saved_at >= self._SAVE_SECONDS):
-            await self._commit((), self.state.last_synced_id, self.settled, finished=finished)
+        saved_at = self.committer.saved_at
+        if finished or (moved and self._clock() - saved_at >= self._SAVE_SECONDS):
+            await self.committer.commit((), settled=self.settled, finished=finished)
         return late, deleted
 
     async def _sure(self) -> int:
@@ -359,15 +307,14 @@ class Incremental:
         if len(ours) == self._KEYS and ours[-1] < end:
             end = ours[-1]
             theirs = [key for key in theirs if key <= end]
-        missing = sorted(set(theirs) - set(ours) - self.quarantined - self.discarded)
+        missing = sorted((set(theirs) - set(ours)).difference(self.committer.excluded))
         extra = sorted(set(ours) - set(theirs)) if claim and self.state.resync else []
         copied = 0
-        for start in range(0, len(missing), self._MISSING):
-            copied += await self._copy_late(missing[start : start + self._MISSING])
+        at_once = Committer.MISSING
+        for start in range(0, len(missing), at_once):
+            copied += await self._copy_late(missing[start : start + at_once])
         if extra:
-            await self._commit(
-                (), self.state.last_synced_id, max(self.settled, after), delete=extra
-            )
+            await self.committer.commit((), settled=max(self.settled, after), delete=extra)
         return end, copied, len(extra)
 
     async def _copy_late(self, keys: Sequence[int]) -> int:
@@ -378,35 +325,12 @@ class Incremental:
                 self.plan, self._instance, keys, self._limits.bytes
             )
             if rows:
-                watermark = self.state.last_synced_id
-                copied += await self._commit(rows, watermark, self.settled, late=len(rows))
+                copied += await self.committer.commit(rows, settled=self.settled, late=len(rows))
             if whole or not rows:
                 break
             reached = key_of(rows[-1])
             keys = [key for key in keys if key > reached]
         return copied
-
-    # --- quarantine -----------------------------------------------------------------------------
-
-    async def _retry(self, stop: asyncio.Event) -> None:
-        """Try the quarantined rows once more; those that central no longer has are let go."""
-        self.retry_at = self._clock() + self._RETRY_SECONDS
-        self.quarantined, self.discarded = await quarantine.keys(
-            self._connection, self._entity, self._note
-        )
-        waiting = sorted(self.quarantined)
-        while waiting and not stop.is_set():
-            some = waiting[: self._MISSING]
-            rows, whole = await self._central.rows(
-                self.plan, self._instance, some, self._limits.bytes
-            )
-            reached = some[-1] if whole or not rows else key_of(rows[-1])
-            looked_at = {key for key in some if key <= reached}
-            await self._commit(
-                rows, self.state.last_synced_id, self.settled, retried=True,
-                release=looked_at - {key_of(row) for row in rows},
-            )  # fmt: skip
-            waiting = [key for key in waiting if key > reached]
 
     def _resync_finished(self) -> bool:
         """A full resync ends when all that stood in central at its beginning has settled."""
@@ -432,77 +356,11 @@ class Incremental:
             )  # fmt: skip
             if not extra:
                 break
-            await self._commit((), self.state.last_synced_id, self.settled, delete=extra)
+            await self.committer.commit((), settled=self.settled, delete=extra)
             removed += len(extra)
         return removed
 
-    # --- the one local transaction --------------------------------------------------------------
-
-    async def _commit(
-        self,
-        rows: Sequence[Row],
-        watermark: int,
-        settled: int,
-        *,
-        late: int = 0,
-        delete: Sequence[int] = (),
-        release: Collection[int] = (),
-        retried: bool = False,
-        finished: bool = False,
-    ) -> int:
-        """Rows and state, or neither; how many rows the table took. The state row is locked first
-        and compared: see `state`."""
-        if rows:
-            await self._see_that_the_plan_holds()
-        began = self._clock()
-        following = self.state.moved(
-            last_synced_id=watermark,
-            settled_id=min(settled, _HIGHEST_KEY),  # somebody's id may be an unsigned one
-            resync=self.state.resync and not finished,
-        )
-        async with self._connection.transaction():
-            await state.locked(self._connection, self.state, self._note)
-            writer = self._patient_writer if retried else self._writer
-            refusals = await writer.write(rows) if rows else []
-            refused = {refusal.key for refusal in refusals}
-            if len(self.quarantined | refused) > quarantine.MOST_ROWS:
-                raise quarantine.note_full(self._entity)
-            await quarantine.put(self._connection, self._entity, refusals, self._note)
-            taken = ({key_of(row) for row in rows} - refused | set(release)) & (
-                self.quarantined | self.discarded
-            )
-            await quarantine.release(self._connection, self._entity, taken, self._note)
-            if delete:
-                await local.delete(self._connection, self.plan, delete, self._note)
-            await state.write(self._connection, following, self._note)
-        self.quarantined = (self.quarantined | refused) - taken
-        self.discarded -= refused | taken
-        if not retried and any(refusal.errno in NO_PARENT for refusal in refusals):
-            # The parent is copied by another entity, a moment later perhaps.
-            self.retry_at = min(self.retry_at, self._clock() + self._PARENT_SECONDS)
-        self.state = following
-        self._saved_at = self._clock()
-        self._on_commit(
-            Committed(
-                entity=self.plan.entity.name,
-                rows=len(rows) - len(refused),
-                late=late,
-                deleted=len(delete),
-                refused=len(refused),
-                seconds=self._clock() - began,
-                last_synced_id=watermark,
-                settled_id=settled,
-            )
-        )
-        return len(rows) - len(refused)
-
-    async def _see_that_the_plan_holds(self) -> None:
-        """Look at both tables again now and then. Raises PlanChangedError, SchemaError."""
-        if self._clock() - self._planned_at < self._PLAN_SECONDS:
-            return
-        if await self._read_plan() != self.plan:
-            raise PlanChangedError(f"{self._entity}: columns or keys of its tables have changed")
-        self._planned_at = self._clock()
+    # --- rewound ----------------------------------------------------------------------------------
 
     async def _step_back_or_refuse(self, head: int) -> None:
         """The head lies below what was read. Rows deleted at the end do that, and harm nothing: the
@@ -525,12 +383,7 @@ class Incremental:
                 hint=f"it goes on when central gets there; or `wpp-sync reset {self._instance}"
                 f" {name}`",
             )
-        # Written down, because central may soon be past the position again, and then nothing would
-        # show that the ids below are other rows.
-        async with self._connection.transaction():
-            await state.locked(self._connection, self.state, self._note)
-            self.state = replace(self.state, rewound=True)
-            await state.write(self._connection, self.state, self._note)
+        await self.committer.mark_rewound()
         raise self._rewound(
             f"it ends at id {head} (next id {following}), but {self.position} was read already"
         )

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from daemon import sql
 from daemon.db import Connection
 from daemon.errors import SchemaError
-from daemon.sql import Statement
+from daemon.sql import Key, Statement
 
 # As many rows may lie in quarantine; more means that the table is wrong, not the rows.
 MOST_ROWS = 10_000
@@ -27,7 +28,7 @@ MOST_STRIKES = 100
 class Refusal:
     """A row that the local server would not take, and why."""
 
-    key: int
+    key: Key
     errno: int
     message: str
 
@@ -35,10 +36,11 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A row of wpp_sync_quarantine; times are UTC, `YYYY-MM-DD HH:MM:SS`. `discarded_at`: when an
-    operator gave it up, None while it waits."""
+    operator gave it up, None while it waits. `id2`: the second column of a key of two, else 0."""
 
     entity: str
     id: int
+    id2: int
     errno: int
     message: str
     first_tried_at: str
@@ -104,17 +106,33 @@ def note_full(entity: str) -> SchemaError:
     )
 
 
-async def keys(connection: Connection, entity: str, note: str) -> tuple[set[int], set[int]]:
-    """The keys of an entity's rows that wait in quarantine, and of those that were given up."""
+_KEY = ("id", "id2")
+
+
+def _both(key: Key) -> tuple[int, int]:
+    """A key as it is written down: a key of one column has no second one."""
+    first, *second = sql.parts(key)
+    return first, (second[0] if second else 0)
+
+
+async def keys(
+    connection: Connection, entity: str, width: int, note: str
+) -> tuple[set[Key], set[Key]]:
+    """The keys (of `width` columns) of an entity's rows that wait in quarantine, and of those that
+    were given up."""
     rows = await connection.fetch(
         Statement(
-            "SELECT id, discarded_at IS NULL FROM wpp_sync_quarantine WHERE entity = %s",
+            "SELECT id, id2, discarded_at IS NULL FROM wpp_sync_quarantine WHERE entity = %s",
             (entity,),
             note,
         )
     )
-    waiting = {int(key or 0) for key, waits in rows if waits == b"1"}
-    return waiting, {int(key or 0) for key, _ in rows} - waiting
+    found: dict[Key, bool] = {}
+    for first, second, waits in rows:
+        both = (int(first or 0), int(second or 0))
+        found[both[0] if width == 1 else both] = waits == b"1"
+    waiting = {key for key, waits in found.items() if waits}
+    return waiting, set(found) - waiting
 
 
 async def counts(connection: Connection, note: str) -> dict[str, int]:
@@ -134,16 +152,17 @@ async def entries(connection: Connection, limit: int, note: str) -> list[Entry]:
     """What lies in quarantine, at most `limit` rows; what was given up comes last."""
     rows = await connection.fetch(
         Statement(
-            "SELECT entity, id, errno, message, first_tried_at, last_tried_at, tries,"
+            "SELECT entity, id, id2, errno, message, first_tried_at, last_tried_at, tries,"
             " discarded_at FROM wpp_sync_quarantine"
-            " ORDER BY discarded_at IS NOT NULL, entity, id LIMIT %s",
+            " ORDER BY discarded_at IS NOT NULL, entity, id, id2 LIMIT %s",
             (limit,),
             note,
         )
     )
     texts = [[(value or b"").decode("utf-8", "replace") for value in row] for row in rows]
     return [
-        Entry(t[0], int(t[1]), int(t[2]), t[3], t[4], t[5], int(t[6]), t[7] or None) for t in texts
+        Entry(t[0], int(t[1]), int(t[2]), int(t[3]), t[4], t[5], t[6], int(t[7]), t[8] or None)
+        for t in texts
     ]
 
 
@@ -152,40 +171,40 @@ async def put(connection: Connection, entity: str, refusals: Sequence[Refusal], 
     for refusal in refusals:
         await connection.execute(
             Statement(
-                "INSERT INTO wpp_sync_quarantine (entity, id, errno, message)"
-                " VALUES (%s, %s, %s, %s) ON DUPLICATE KEY UPDATE errno = VALUES(errno),"
+                "INSERT INTO wpp_sync_quarantine (entity, id, id2, errno, message)"
+                " VALUES (%s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE errno = VALUES(errno),"
                 " message = VALUES(message), last_tried_at = CURRENT_TIMESTAMP, tries = tries + 1,"
                 " discarded_at = NULL",
-                (entity, refusal.key, refusal.errno, refusal.message[:2000]),
+                (entity, *_both(refusal.key), refusal.errno, refusal.message[:2000]),
                 note,
             )
         )
 
 
-async def release(connection: Connection, entity: str, released: Collection[int], note: str) -> int:
+async def release(connection: Connection, entity: str, released: Collection[Key], note: str) -> int:
     """Take these keys out; how many there were."""
     if not released:
         return 0
-    marks = ", ".join(["%s"] * len(released))
+    these = sql.among(_KEY, [_both(key) for key in released])
     return await connection.execute(
         Statement(
-            f"DELETE FROM wpp_sync_quarantine WHERE entity = %s AND id IN ({marks})",
-            (entity, *sorted(released)),
+            f"DELETE FROM wpp_sync_quarantine WHERE entity = %s AND {these.sql}",
+            (entity, *these.args),
             note,
         )
     )
 
 
-async def discard(connection: Connection, entity: str, given_up: Collection[int], note: str) -> int:
+async def discard(connection: Connection, entity: str, given_up: Collection[Key], note: str) -> int:
     """Give these up, where they wait; how many did."""
     if not given_up:
         return 0
-    marks = ", ".join(["%s"] * len(given_up))
+    these = sql.among(_KEY, [_both(key) for key in given_up])
     return await connection.execute(
         Statement(
             "UPDATE wpp_sync_quarantine SET discarded_at = CURRENT_TIMESTAMP"
-            f" WHERE entity = %s AND discarded_at IS NULL AND id IN ({marks})",
-            (entity, *sorted(given_up)),
+            f" WHERE entity = %s AND discarded_at IS NULL AND {these.sql}",
+            (entity, *these.args),
             note,
         )
     )

@@ -20,7 +20,7 @@ from daemon.errors import (
     TransientError,
     WppSyncError,
 )
-from daemon.sync.incremental import Incremental
+from daemon.sync.motion import Motion
 
 # What is an entity's own, not its server's: behind `except TransientError`. A server that answers
 # and refuses means the table that it was asked about: a privilege, a trigger, a damaged file.
@@ -39,6 +39,8 @@ class PassResult:
     deleted: int = 0
     errors: dict[str, WppSyncError] = field(default_factory=dict)
     moved: dict[str, WppSyncError] = field(default_factory=dict)
+    more: bool = False
+    """There is more to do at once."""
 
     @property
     def total(self) -> int:
@@ -53,18 +55,24 @@ class PassResult:
         self.deleted += later.deleted
         self.errors.update(later.errors)
         self.moved = later.moved
+        self.more = later.more
 
 
-async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> PassResult:
-    """Bring each of these entities to its head. Raises TransientError for a server's trouble."""
+async def run_pass(
+    motions: Mapping[str, Motion], stop: asyncio.Event, *, background: bool, one_turn: bool
+) -> PassResult:
+    """Bring each of these entities to where nothing is left to do, or give each one turn.
+
+    Raises TransientError for a server's trouble.
+    """
     result = PassResult(rows=dict.fromkeys(motions, 0))
     turns = dict(motions)
-    while turns and not stop.is_set():
+    while turns and not stop.is_set() and not (one_turn and result.more):
         for entity, motion in list(turns.items()):
             if stop.is_set():
                 break
             try:
-                step = await motion.step(stop, _TURN_SECONDS)
+                step = await motion.step(stop, _TURN_SECONDS, background=background)
             except TransientError:
                 raise
             except ENTITY_ERRORS as error:
@@ -80,4 +88,5 @@ async def run_pass(motions: Mapping[str, Incremental], stop: asyncio.Event) -> P
             result.deleted += step.deleted
             if not step.more:
                 del turns[entity]
+        result.more = bool(turns)
     return result

@@ -19,14 +19,14 @@ are written again without it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from daemon import local
-from daemon.central import Central, key_of
+from daemon import local, sql
+from daemon.central import Central
 from daemon.db import DUPLICATE_KEY, Connection
 from daemon.errors import CollisionError, RowError, TransientError
 from daemon.schema import Plan
-from daemon.sql import Row
+from daemon.sql import Key, Row
 from daemon.sync.quarantine import Refusal, Strikes
 
 # A batch that collides is halved until the part that does is this small: what is read again to
@@ -43,7 +43,7 @@ WOULD_CHANGE = 1265
 class _ChangedError(Exception):
     """Rows do not stand as they were sent; what was written is to be undone."""
 
-    def __init__(self, problems: Mapping[int, str]) -> None:
+    def __init__(self, problems: Mapping[Key, str]) -> None:
         super().__init__(f"{len(problems)} rows")
         self.problems = problems
 
@@ -59,6 +59,10 @@ class Writer:
     strikes: Strikes
     resolved: int = 0
     """How often rows were read again to resolve a collision: what was read before is older."""
+
+    touched: set[Key] = field(default_factory=set)
+    """The rows that a collision has brought in or removed beside those that were to be written;
+    emptied by whoever has read it."""
 
     @property
     def _note(self) -> str:
@@ -110,13 +114,13 @@ class Writer:
                 raise _ChangedError(problems)
 
     def _part(
-        self, rows: Sequence[Row], problems: Mapping[int, str]
+        self, rows: Sequence[Row], problems: Mapping[Key, str]
     ) -> tuple[list[Refusal], list[Row]]:
         """The refusals of the rows that would be changed, and the other rows."""
         refusals: list[Refusal] = []
         rest: list[Row] = []
         for row in rows:
-            problem = problems.get(key_of(row))
+            problem = problems.get(self.plan.key(row))
             if problem is None:
                 rest.append(row)
                 self.strikes.taken()  # as if they had been written one by one
@@ -129,14 +133,14 @@ class Writer:
         errno, message = error.errno, error.message
         if isinstance(error, CollisionError):
             errno, message = 1062, "another row of the local table holds its unique key"
-        refusal = Refusal(key_of(row), errno, message)
+        refusal = Refusal(self.plan.key(row), errno, message)
         self.strikes.refused(self.plan.entity.name, refusal)
         return refusal
 
     async def _resolve(self, rows: Sequence[Row]) -> list[Refusal]:
         """Make way for rows whose unique keys stale rows hold."""
         self.resolved += 1
-        keys = {key_of(row) for row in rows}
+        keys = {self.plan.key(row) for row in rows}
         news: Sequence[Row] = rows
         while True:
             # Follow the keys that stale rows have been given since: a chain, a row a round.
@@ -150,22 +154,25 @@ class Writer:
                 break
             news = fresh
         note = f"{self._note} collision"
-        still_there = {key_of(row) for row in fresh}
+        still_there = {self.plan.key(row) for row in fresh}
+        self.touched |= keys
         try:
-            await local.delete(self.connection, self.plan, sorted(keys - still_there), note)
+            await local.delete(
+                self.connection, self.plan, sorted(keys - still_there, key=sql.parts), note
+            )
         except RowError as error:  # other local rows refer to what is to go
             if len(rows) == 1:
                 return [self._refuse(rows[0], error)]
             middle = len(rows) // 2
             return await self._resolve(rows[:middle]) + await self._resolve(rows[middle:])
-        await local.lift(self.connection, self.plan, sorted(still_there), note)
+        await local.lift(self.connection, self.plan, sorted(still_there, key=sql.parts), note)
         return await self._insert(fresh)
 
-    async def _holders(self, rows: Sequence[Row]) -> frozenset[int]:
+    async def _holders(self, rows: Sequence[Row]) -> frozenset[Key]:
         note = f"{self._note} collision"
         return await local.holders(self.connection, self.plan, rows, note)
 
-    async def _read(self, keys: Collection[int]) -> list[Row]:
+    async def _read(self, keys: Collection[Key]) -> list[Row]:
         """These rows as central has them at one moment. Raises TransientError beyond a bound."""
         name = self.plan.entity.name
         if len(keys) > _RESOLVE_MOST:
@@ -173,7 +180,7 @@ class Writer:
                 self.connection.name, 1206, f"{name}: more than {_RESOLVE_MOST:,} rows collide"
             )
         rows, whole = await self.central.rows(
-            self.plan, self.instance, sorted(keys), _RESOLVE_BYTES
+            self.plan, self.instance, sorted(keys, key=sql.parts), _RESOLVE_BYTES
         )
         if not whole:
             raise TransientError(

@@ -16,7 +16,8 @@ from daemon.central import Page
 from daemon.demo.central import lookalikes, seed_bulk, seed_varied
 from daemon.errors import RewoundError, SchemaError, UsageError
 from daemon.settle import Head
-from daemon.sync.incremental import Committed, Incremental
+from daemon.sync.commit import Committed
+from daemon.sync.incremental import Incremental
 from tests import mirror
 from tests.in_process import a_pass, listen, one, parts, passes_until, settle
 

@@ -21,7 +21,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from daemon import operations
 from daemon.entities import CATALOGUE
+from daemon.instance import Instance
 from tests import mirror
 from tests.in_process import a_pass, one
 
@@ -102,8 +104,19 @@ class Bench:
         config = self.write_config(central, {"nunes": local}, entities=entities)
         async with one(config) as instance:
             await a_pass(instance)
+            await self.sums_are_equal(instance)
         for number, case in enumerate(cases):
             self.compare(number, case)
+
+    async def sums_are_equal(self, instance: Instance) -> None:
+        """Both servers compute the same checksum for each row that stands, however it is told."""
+        for name, tally in (await operations.reconcile(instance, dry_run=True)).items():
+            plan = instance.motions[name].plan
+            case = f"{name}: {plan.pairs[2].types}"
+            assert (tally.missing, tally.differing, tally.extra) == (0, 0, 0), (
+                case, tally.examples, plan.central_sums.row, plan.local_sums.row
+            )  # fmt: skip
+            assert tally.compared > 0
 
     def compare(self, number: int, case: Case) -> None:
         """Every row stands as it should, or lies in quarantine; never both, never neither."""

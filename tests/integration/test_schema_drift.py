@@ -11,7 +11,7 @@ import pytest
 
 from daemon.errors import MissingError, SchemaError, WppSyncError
 from daemon.instance import Instance
-from daemon.sync.incremental import Incremental
+from daemon.sync.commit import Committer
 from tests import mirror
 from tests.in_process import a_pass, one, settle
 
@@ -26,7 +26,7 @@ _SHOWN = {"IGNORED": "NOT IGNORED", "INVISIBLE": "VISIBLE"}
 
 @pytest.fixture
 def plans_are_always_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Incremental, "_PLAN_SECONDS", 0.0)
+    monkeypatch.setattr(Committer, "_PLAN_SECONDS", 0.0)
     monkeypatch.setattr("daemon.central.Central.TABLE_AGE", -1.0)
 
 

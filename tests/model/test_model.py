@@ -46,7 +46,9 @@ from daemon.db import Connection
 from daemon.errors import StandbyError, TransientError
 from daemon.instance import Instance
 from daemon.sync import write
+from daemon.sync.commit import Committer
 from daemon.sync.incremental import Incremental
+from daemon.sync.motion import Motion
 from daemon.sync.run import PassResult
 from tests import gate
 from tests.application import Client, Writer, Writers
@@ -172,7 +174,7 @@ class Daemon:
         return cls(await stack.enter_async_context(app.parts(loaded, clock)), stack)
 
     @property
-    def motion(self) -> Incremental | None:
+    def motion(self) -> Motion | None:
         return self.instance.motions.get("messages")
 
     def begin_pass(self) -> None:
@@ -949,7 +951,7 @@ def world(
     monkeypatch.setattr(write, "_RESOLVE_ROWS", 2)
     monkeypatch.setattr(evidence, "IDS_AT_ONCE", 3)
     monkeypatch.setattr(Incremental, "_KEYS", 3)
-    monkeypatch.setattr(Incremental, "_MISSING", 2)
+    monkeypatch.setattr(Committer, "MISSING", 2)
     # The server's clock does not follow one that is moved by hand.
     monkeypatch.setattr(settle, "_CLOCK_JUMP", float("inf"))
     logging.getLogger("asyncmy").setLevel(logging.ERROR)  # it logs warnings of the application's

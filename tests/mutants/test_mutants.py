@@ -32,11 +32,11 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "rows and watermark commit together",
-        "daemon/sync/incremental.py",
-        "            writer = self._patient_writer if retried else self._writer\n",
-        "            await state.write(self._connection, following, self._note)\n"
-        "        async with self._connection.transaction():\n"
-        "            writer = self._patient_writer if retried else self._writer\n",
+        "daemon/sync/commit.py",
+        "            change = await self._change(rows, delete, release, retried=retried)\n",
+        "            await state.write(self.connection, following, self.note)\n"
+        "        async with self.connection.transaction():\n"
+        "            change = await self._change(rows, delete, release, retried=retried)\n",
         "tests/fault/test_kill_sweep.py",
     ),
     Mutant(
@@ -49,7 +49,7 @@ MUTANTS = (
     Mutant(
         "late rows are looked for",
         "daemon/sync/incremental.py",
-        "        missing = sorted(set(theirs) - set(ours) - self.quarantined - self.discarded)\n",
+        "        missing = sorted((set(theirs) - set(ours)).difference(self.committer.excluded))\n",
         "        missing: list[int] = []\n",
         "tests/integration/test_settling.py",
     ),
@@ -70,9 +70,8 @@ MUTANTS = (
     Mutant(
         "an upsert never touches another row through a unique key",
         "daemon/sql.py",
-        'f"{quote(key)} = IF({quote(key)} = VALUES({quote(key)}), {quote(key)},"\n'
-        '        " (SELECT 1 UNION SELECT 2))"',
-        'f"{quote(key)} = {quote(key)}"',
+        'f"{first} = IF({same}, {first}, (SELECT 1 UNION SELECT 2))"',
+        'f"{first} = {first}"',
         "tests/integration/test_collisions.py",
     ),
     Mutant(
@@ -93,16 +92,15 @@ MUTANTS = (
         "in doubt the position is read again, never kept",
         "daemon/instance.py",
         "                # In doubt the position is read again, never kept.\n"
-        "                self.motions.clear()\n",
+        "                self._forget_motions()\n",
         "",
         "tests/fault",
     ),
     Mutant(
         "an instance's name is compared byte for byte",
         "daemon/sql.py",
-        ' AND CAST(CONVERT({column} USING utf8mb4) AS BINARY) = %s")\n'
-        "        args += [instance, instance.encode()]",
-        '")\n        args += [instance]',
+        "    if whose is not None:\n",
+        "    if whose is not None and entity.through is not None:\n",
         "tests/integration/test_copying.py",
     ),
     Mutant(
@@ -114,8 +112,8 @@ MUTANTS = (
     ),
     Mutant(
         "a refused row is written down with the watermark",
-        "daemon/sync/incremental.py",
-        "            await quarantine.put(self._connection, self._entity, refusals, self._note)\n",
+        "daemon/sync/commit.py",
+        "        await quarantine.put(self.connection, self.entity, refusals, self.note)\n",
         "",
         "tests/integration/test_quarantine.py",
     ),
@@ -128,7 +126,7 @@ MUTANTS = (
     ),
     Mutant(
         "a rewound entity stays so until a reset",
-        "daemon/sync/incremental.py",
+        "daemon/sync/commit.py",
         "            self.state = replace(self.state, rewound=True)\n",
         "",
         "tests/integration/test_broken_once.py",

@@ -14,6 +14,11 @@ EACH = ("wpp_instance", "entity")
 LABELS: dict[str, tuple[str, ...]] = {
     "wpp_sync_rows_total": (*EACH, "operation"),
     "wpp_sync_late_rows_total": EACH,
+    "wpp_sync_reconcile_differences_total": (*EACH, "kind"),
+    "wpp_sync_reconcile_chunks_total": EACH,
+    "wpp_sync_reconcile_progress_ratio": EACH,
+    "wpp_sync_resync_progress_ratio": EACH,
+    "wpp_sync_hot_rows": EACH,
     "wpp_sync_batch_duration_seconds": ("entity",),
     "wpp_sync_pass_duration_seconds": (),
     "wpp_sync_last_synced_id": EACH,

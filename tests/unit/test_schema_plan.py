@@ -540,9 +540,9 @@ def test_a_key_that_is_no_integer(kind: str) -> None:
 
     assert error.message == (
         f"messages: the key id of central messages is {kind};"
-        " the incremental motion follows an integer that grows"
+        " rows are followed and compared along integers"
     )
-    assert error.hint == "use motion: whole for this entity"
+    assert error.hint == "name integer columns in entities.messages.key"
 
 
 @pytest.mark.parametrize("kind", ["tinyint", "smallint", "mediumint", "int", "bigint"])

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon import sql
-from daemon.sql import Row, Statement, Text, Value
+from daemon.entities import CATALOGUE
+from daemon.sql import Range, Row, Statement, Text, Value
 
 Literal = tuple[str, int | bytes | None]
 """What a server reads: kind (null, number, text, binary) and value."""
@@ -269,7 +270,7 @@ def test_a_row_of_another_width_is_an_error() -> None:
 
 def test_the_upsert_keeps_off_rows_with_another_key() -> None:
     """The guard is the first assignment, and the key is assigned by nothing else."""
-    assert sql.upsert_frame("wpp_chats", ["id", "original_id", "type"], "id") == (
+    assert sql.upsert_frame("wpp_chats", ["id", "original_id", "type"], ["id"]) == (
         b"INSERT INTO `wpp_chats` (`id`, `original_id`, `type`) VALUES ",
         b" ON DUPLICATE KEY UPDATE"
         b" `id` = IF(`id` = VALUES(`id`), `id`, (SELECT 1 UNION SELECT 2)),"
@@ -279,7 +280,7 @@ def test_the_upsert_keeps_off_rows_with_another_key() -> None:
 
 
 def test_an_upsert_of_the_key_alone_is_still_guarded() -> None:
-    _, tail = sql.upsert_frame("t", ["id"], "id")
+    _, tail = sql.upsert_frame("t", ["id"], ["id"])
 
     assert tail.endswith(b" `id` = IF(`id` = VALUES(`id`), `id`, (SELECT 1 UNION SELECT 2))")
 
@@ -287,7 +288,7 @@ def test_an_upsert_of_the_key_alone_is_still_guarded() -> None:
 @given(names, st.lists(names, min_size=1, max_size=4, unique=True))
 def test_the_upsert_names_its_columns_as_they_are(table: str, columns: list[str]) -> None:
     """It is sent as it stands: a percent sign in a name must not stay doubled."""
-    head, tail = sql.upsert_frame(table, columns, columns[0])
+    head, tail = sql.upsert_frame(table, columns, columns[:1])
 
     def plain(name: str) -> bytes:
         return b"`" + name.replace("`", "``").encode() + b"`"
@@ -302,7 +303,17 @@ def test_the_upsert_names_its_columns_as_they_are(table: str, columns: list[str]
 
 # --- statements as text --------------------------------------------------------------------------
 
-MINE = sql.owner("instance", "nu'nes", "type <> 'a%'")
+MESSAGES = CATALOGUE["messages"].model_copy(update={"where": "type <> 'a%'"})
+SECTORS = CATALOGUE["contact_sectors"]
+EVERYBODYS = SECTORS.model_copy(update={"through": None})
+THEIRS = sql.Sums("messages", ("id",), "PRIMARY", "row_sum", "`instance`", "x > '%'")
+OURS = sql.Sums("wpp_messages", ("id",), "", "row_sum")
+EVERY_ROW = Statement("1")
+MINE = sql.mine(MESSAGES, "nu'nes")
+OWNER = (
+    "(SELECT `wpp_owner`.`instance` FROM `contacts` AS `wpp_owner`"
+    " WHERE `wpp_owner`.`id` = `contacts_sectors`.`contactId`)"
+)
 MINE_TEXT = (
     "`instance` = 'nu''nes'"
     " AND CAST(CONVERT(`instance` USING utf8mb4) AS BINARY) = _binary'nu''nes'"
@@ -314,8 +325,12 @@ MINE_TEXT = (
     ("statement", "text"),
     [
         (MINE, MINE_TEXT),
-        (sql.owner(None, "nunes", None), "1"),
-        (sql.owner(None, "nunes", "a OR b"), "(a OR b)"),
+        (sql.mine(EVERYBODYS, "nunes"), "1"),
+        (sql.mine(EVERYBODYS.model_copy(update={"where": "a OR b"}), "nunes"), "(a OR b)"),
+        (
+            sql.mine(SECTORS, "nunes"),
+            f"CAST(CONVERT({OWNER} USING utf8mb4) AS BINARY) = _binary'nunes'",
+        ),
         (
             sql.head("messages", "id", "n"),
             "SELECT (SELECT MAX(`id`) FROM `messages`), UNIX_TIMESTAMP(SYSDATE(6))",
@@ -343,7 +358,7 @@ MINE_TEXT = (
             f" WHERE `id` > 10 AND `id` <= 20 AND {MINE_TEXT} ORDER BY `id` LIMIT 3",
         ),
         (
-            sql.by_keys("messages", ["`id`"], "id", MINE, [5, 7], "n"),
+            sql.by_keys("messages", ["`id`"], ["id"], MINE, [5, 7], "n"),
             f"SELECT `id` FROM `messages` WHERE `id` IN (5, 7) AND {MINE_TEXT} ORDER BY `id`",
         ),
         (
@@ -355,16 +370,55 @@ MINE_TEXT = (
             "SELECT `id` FROM `wpp_messages` WHERE `id` > 10 AND `id` <= 20 ORDER BY `id` LIMIT 3",
         ),
         (
-            sql.holders("t", "id", ["a", "b"], [(Text(b"x"), b"y"), (1, 2)], "n"),
+            sql.holders("t", ["id"], ["a", "b"], [(Text(b"x"), b"y"), (1, 2)], "n"),
             "SELECT `id` FROM `t` WHERE (`a`, `b`) IN (('x', _binary'y'), (1, 2))",
         ),
         (
-            sql.stored("t", "id", ["`a`", "`f` * 1e0"], [5, 7], "n"),
+            sql.stored("t", ["id"], ["`a`", "`f` * 1e0"], [5, 7], "n"),
             "SELECT `id`, `a`, `f` * 1e0 FROM `t` WHERE `id` IN (5, 7)",
         ),
         (
-            sql.delete_keys("t", "id", [5, 7], "n"),
+            sql.delete_keys("t", ["id"], [5, 7], "n"),
             "DELETE FROM `t` WHERE `id` IN (5, 7)",
+        ),
+        (
+            sql.delete_keys("t", ["a", "b"], [(5, 1), (7, 2), (5, 3)], "n"),
+            "DELETE FROM `t` WHERE `a` IN (5, 7) AND (`a`, `b`) IN ((5, 1), (7, 2), (5, 3))",
+        ),
+        (
+            sql.chunk_sums(THEIRS, ["b", "a"], Range(1024, 2048), "n"),
+            "SELECT CAST(CONVERT(`instance` USING utf8mb4) AS BINARY) AS wpp_whose, COUNT(*),"
+            " BIT_XOR(row_sum) FROM `messages` FORCE INDEX (`PRIMARY`) WHERE `id` >= 1024 AND"
+            " `id` < 2048 AND `instance` IN ('a', 'b') AND (x > '%') GROUP BY wpp_whose",
+        ),
+        (
+            sql.chunk_sums(OURS, [], Range(None, None), "n"),
+            "SELECT '' AS wpp_whose, COUNT(*), BIT_XOR(row_sum) FROM `wpp_messages` WHERE 1 AND 1"
+            " GROUP BY wpp_whose",
+        ),
+        (
+            sql.key_sums(THEIRS, [3, 4], "n"),
+            "SELECT CAST(CONVERT(`instance` USING utf8mb4) AS BINARY) AS wpp_whose, COUNT(*),"
+            " BIT_XOR(row_sum) FROM `messages` WHERE `id` IN (3, 4) AND (x > '%')"
+            " GROUP BY wpp_whose",
+        ),
+        (
+            sql.part_sums(OURS, EVERY_ROW, Range(1024, 2048), 64, "n"),
+            "SELECT (`id` - 1024) DIV 64 AS wpp_part, COUNT(*), BIT_XOR(row_sum)"
+            " FROM `wpp_messages` WHERE `id` >= 1024 AND `id` < 2048 AND 1 GROUP BY wpp_part",
+        ),
+        (
+            sql.row_sums(OURS, EVERY_ROW, Range(None, 9), 5, "n"),
+            "SELECT `id`, row_sum FROM `wpp_messages` WHERE `id` < 9 AND 1 ORDER BY `id` LIMIT 5",
+        ),
+        (
+            sql.row_sums_of(OURS, EVERY_ROW, [3], "n"),
+            "SELECT `id`, row_sum FROM `wpp_messages` WHERE `id` IN (3) AND 1",
+        ),
+        (
+            sql.hot_sums(OURS, "a = '%'", 7, 5, "n"),
+            "SELECT `id`, row_sum FROM `wpp_messages` WHERE `id` < 7 AND (a = '%')"
+            " ORDER BY `id` DESC LIMIT 5",
         ),
         (sql.get_lock("wpp-sync.a'b", "n"), "SELECT GET_LOCK('wpp-sync.a''b', 0)"),
         (sql.lock_holder("wpp-sync.a", "n"), "SELECT IS_USED_LOCK('wpp-sync.a'), CONNECTION_ID()"),
@@ -377,7 +431,7 @@ MINE_TEXT = (
         ),
         (
             sql.table_indexes("t", "n"),
-            "SHOW INDEX FROM `t` WHERE Index_type = 'BTREE'",
+            "SHOW INDEX FROM `t` WHERE Index_type IN ('BTREE', 'HASH')",
         ),
     ],
 )  # fmt: skip
@@ -389,16 +443,17 @@ def test_statements(statement: Statement, text: str) -> None:
 def test_any_names_and_any_instance_make_a_statement_that_renders(
     table: str, key: str, index: str, instance: str, keys: Sequence[int]
 ) -> None:
-    mine = sql.owner(key, instance, "a LIKE '%x%%s'")
+    entity = MESSAGES.model_copy(update={"instance_column": key, "where": "a LIKE '%x%%s'"})
+    mine = sql.mine(entity, instance)
 
     for statement in (
         sql.batch(
             table, [sql.quote(key)], key, index, mine, after=1, upto=2, limit=3, note=instance
         ),
-        sql.by_keys(table, [sql.quote(key)], key, mine, keys, instance),
+        sql.by_keys(table, [sql.quote(key)], [key], mine, keys, instance),
         sql.count(table, key, mine, after=1, upto=2, note=instance),
         sql.local_keys(table, key, after=1, upto=2, limit=3, note=instance),
-        sql.delete_keys(table, key, keys, instance),
+        sql.delete_keys(table, [key], keys, instance),
         sql.head(table, key, instance),
     ):
         assert f"`{table.replace('`', '``')}`" in body(statement)

@@ -1,0 +1,277 @@
+"""A row's checksum as an SQL expression that two different servers compute alike. Pure.
+
+A value is compared in the local column's terms: what that column holds of it. So each column
+becomes a text that is the same on both sides exactly when the local column holds what central has,
+and the row's checksum is a hash over these texts. Where two servers cannot be brought to the same
+text, the column is left out, and it is said (`left_out`).
+
+The row's hash is SHA-256 cut to 64 bits: the only function beyond CRC32 that MariaDB and all MySQLs
+have (MySQL 9 has no MD5 and no SHA1), and two CRC32 with different salts are not independent. A
+chunk's sum is the XOR of its rows' (docs/decisions/0006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote as percent_encoded
+
+from daemon import sql, values
+from daemon.values import Column
+
+_UNRESERVED = "!~*'()"  # beside letters, digits and -_. (ECMA-262, encodeURIComponent)
+
+_LONG = 1024
+"""A text of more bytes enters a row's hash as its own hash: what a function builds may be no longer
+than max_allowed_packet (else it is NULL), and a row may have several long texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One copied column: what it is in central and here; `encode`: here it holds the text as
+    encodeURIComponent gives it."""
+
+    source: Column
+    column: Column
+    encode: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RowSum:
+    """A row's checksum, an unsigned integer of 64 bits, as each side computes it; and the local
+    columns that have no part in it, in words."""
+
+    central: str
+    local: str
+    left_out: tuple[str, ...]
+
+
+def row_sum(columns: Sequence[Compared]) -> RowSum:
+    """The checksum over these columns; the order counts."""
+    texts = [(each, _texts(each)) for each in columns]
+    both = [(each, found) for each, found in texts if found is not None]
+    return RowSum(
+        central=_hash([(sql.quote(each.source.name), there) for each, (there, _) in both]),
+        local=_hash([(sql.quote(each.column.name), here) for each, (_, here) in both]),
+        left_out=tuple(
+            f"{each.column.name} ({each.column.full_type} for {each.source.full_type})"
+            for each, found in texts
+            if found is None
+        ),
+    )
+
+
+def encode_uri_component(text: bytes) -> bytes:
+    """A utf8mb4 text as JavaScript's encodeURIComponent gives it."""
+    return percent_encoded(text, safe=_UNRESERVED).encode()
+
+
+# --- the row -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """An expression for a text. `free`: it may contain anything, so its length counts, too; `long`:
+    it may be longer than should be put together with others."""
+
+    sql: str
+    free: bool = False
+    long: bool = False
+
+
+def _hash(columns: Sequence[tuple[str, _Text]]) -> str:
+    """CONCAT_WS leaves NULLs out, so the flags tell where they were; the lengths tell where one
+    free text ends and the next begins."""
+    parts = [_short(text) for _, text in columns]
+    flags = ", ".join(f"ISNULL({name})" for name, _ in columns)
+    parts.append(f"CONCAT({flags})")
+    parts += [f"COALESCE(LENGTH({text.sql}), '')" for _, text in columns if text.free]
+    row = f"CONCAT_WS('#', {', '.join(parts)})"
+    return f"CAST(CONV(LEFT(SHA2({row}, 256), 16), 16, 10) AS UNSIGNED)"
+
+
+def _short(text: _Text) -> str:
+    if not text.long:
+        return text.sql
+    return f"IF(LENGTH({text.sql}) > {_LONG}, SHA2({text.sql}, 256), {text.sql})"
+
+
+def _plain(expression: str) -> _Text:
+    """Digits, letters and signs of ASCII, as bytes: no collation is mixed with another."""
+    return _Text(f"CAST({expression} AS BINARY)")
+
+
+def _characters(name: str, column: Column) -> _Text:
+    return _Text(
+        f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)", free=True, long=_may_be_long(column)
+    )
+
+
+def _bytes(name: str, column: Column) -> _Text:
+    return _Text(f"CAST({name} AS BINARY)", free=True, long=_may_be_long(column))
+
+
+def _may_be_long(column: Column) -> bool:
+    return column.type not in {"char", "varchar", "binary", "varbinary", "enum", "set"} or (
+        column.size > _LONG
+    )
+
+
+# --- one column ----------------------------------------------------------------------------------
+
+_Pair = tuple[_Text, _Text]
+
+
+def _texts(each: Compared) -> _Pair | None:
+    """The text of a column on central and here; None where the two cannot be brought together."""
+    source, column = each.source, each.column
+    there, here = sql.quote(source.name), sql.quote(column.name)
+    if each.encode:
+        encoded = _Text(_encoded(there), free=True, long=True)
+        return encoded, _characters(here, column)
+    for kinds, texts in _KINDS:
+        if column.type in kinds:
+            return texts(there, here, source, column)
+    return _as_bytes(there, here, source, column)
+
+
+def _as_numbers(there: str, here: str, source: Column, column: Column) -> _Pair | None:
+    """`+ 0` takes the zeros away that ZEROFILL puts in front."""
+    if source.type not in _NUMBERS | {"bit"}:
+        return None
+    if column.type in _FLOATS:
+        # Plus zero: MariaDB does not store the sign of a zero.
+        return _plain(f"({there} * 1e0 + 0e0)"), _plain(f"({here} * 1e0 + 0e0)")
+    if source.type in _FLOATS:
+        return None
+    digits = source.scale_of_decimal - column.scale_of_decimal
+    return _plain(_scaled(f"CAST({there} + 0 AS CHAR)", digits, source)), _plain(f"{here} + 0")
+
+
+def _scaled(text: str, surplus: int, source: Column) -> str:
+    """A decimal number's text with so many digits cut off, or added where that is negative."""
+    scale = source.scale_of_decimal
+    if surplus > 0:
+        cut = surplus + (1 if surplus == scale else 0)
+        return f"LEFT({text}, CHAR_LENGTH({text}) - {cut})"
+    if surplus < 0:
+        point = "." if scale == 0 else ""
+        return f"CONCAT({text}, '{point}{'0' * -surplus}')"
+    return text
+
+
+def _as_moments(there: str, here: str, source: Column, column: Column) -> _Pair | None:
+    if source.type not in _MOMENTS:
+        return None
+    if (source.type == "time") != (column.type == "time"):
+        return None
+    if column.type == "date" and source.type != "date":
+        return None
+    text = f"CAST({there} AS CHAR)"
+    if source.type == "date" and column.type != "date":
+        text = f"CONCAT({text}, ' 00:00:00')"
+    fraction = 0 if source.type == "date" else source.size
+    kept = 0 if column.type == "date" else column.size
+    if fraction > kept:
+        cut = fraction - kept + (1 if kept == 0 else 0)
+        text = f"LEFT({text}, CHAR_LENGTH({text}) - {cut})"
+    elif fraction < kept:
+        point = "." if fraction == 0 else ""
+        text = f"CONCAT({text}, '{point}{'0' * (kept - fraction)}')"
+    return _plain(_unsigned_zero(text, column)), _plain(
+        _unsigned_zero(f"CAST({here} AS CHAR)", column)
+    )
+
+
+def _unsigned_zero(text: str, column: Column) -> str:
+    """A time of zero has no sign, however it came to be zero."""
+    if column.type != "time":
+        return text
+    zero = "-00:00:00" + ("." + "0" * column.size if column.size else "")
+    return f"REPLACE({text}, '{zero}', '{zero[1:]}')"
+
+
+def _as_characters(there: str, here: str, source: Column, column: Column) -> _Pair | None:
+    """What is told to a text column is the text that central prints (see `schema`)."""
+    mine = _characters(here, column)
+    if source.type == "json":
+        return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True, long=True), mine
+    if source.type in _TEXTS:
+        return _characters(there, source), mine
+    if source.type in {"float", "double"}:
+        return _Text(f"CAST({there} * 1e0 AS BINARY)", free=True), mine
+    if source.type == "bit":
+        return _Text(f"CAST({there} + 0 AS BINARY)", free=True), mine
+    if source.type in _BINARIES:
+        return None
+    return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True), mine
+
+
+def _as_documents(there: str, here: str, source: Column, column: Column) -> _Pair | None:
+    """MySQL's JSON prints a document in its own form, whatever was written."""
+    if source.type != "json":
+        return None
+    return (
+        _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True, long=True),
+        _Text(f"CAST(CAST({here} AS CHAR) AS BINARY)", free=True, long=True),
+    )
+
+
+def _as_bytes(there: str, here: str, source: Column, column: Column) -> _Pair | None:
+    mine = _bytes(here, column)
+    if source.type in _TEXTS:
+        return _characters(there, source), mine
+    if source.type in _BINARIES and source.type != "bit":
+        return _bytes(there, source), mine
+    if source.type == column.type and source.full_type == column.full_type:
+        return _plain(f"CAST({there} AS CHAR)"), _plain(f"CAST({here} AS CHAR)")
+    if source.type in _MOMENTS | values.INTEGER_TYPES | {"decimal", "year"}:
+        return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True), mine
+    return None
+
+
+_FLOATS = frozenset({"float", "double"})
+_NUMBERS = values.INTEGER_TYPES | _FLOATS | {"decimal", "year"}
+_MOMENTS = frozenset({"date", "datetime", "timestamp", "time"})
+_TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"})
+_SHAPES = frozenset(
+    {
+        "geometry", "point", "linestring", "polygon", "multipoint", "multilinestring",
+        "multipolygon", "geometrycollection", "geomcollection",
+    }
+)  # fmt: skip
+_BINARIES = _SHAPES | {
+    "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "bit", "vector",
+}  # fmt: skip
+
+_KINDS: Sequence[tuple[frozenset[str], Callable[[str, str, Column, Column], _Pair | None]]] = (
+    (_NUMBERS | {"bit"}, _as_numbers),
+    (_MOMENTS, _as_moments),
+    (_TEXTS, _as_characters),
+    (frozenset({"json"}), _as_documents),
+)
+
+
+# --- encodeURIComponent --------------------------------------------------------------------------
+
+
+def _encoded(name: str) -> str:
+    """The text as encodeURIComponent gives it, as bytes. Each REPLACE goes over the whole text, so
+    they are left out where nothing is to be replaced."""
+    text = f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)"
+    ascii_ = _replaced(
+        text, [b for b in range(128) if encode_uri_component(bytes([b]))[:1] == b"%"]
+    )
+    # The bytes of characters beyond ASCII: C0, C1 and F5 to FF are none of them.
+    every = _replaced(ascii_, [*range(0x80, 0xC0), *range(0xC2, 0xF5)])
+    return (
+        f"IF({text} REGEXP '^[-A-Za-z0-9_.!~*''()]*$', {text},"
+        f" IF(LENGTH({text}) = CHAR_LENGTH(CONVERT({name} USING utf8mb4)), {ascii_}, {every}))"
+    )
+
+
+def _replaced(text: str, codes: Sequence[int]) -> str:
+    # The percent sign first: the others bring it in. (%% is one, in a Statement.)
+    for code in sorted(codes, key=lambda code: code != 0x25):
+        text = f"REPLACE({text}, X'{code:02X}', '%%{code:02X}')"
+    return text

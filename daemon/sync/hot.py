@@ -1,0 +1,82 @@
+"""Rows that are known to change soon: compared every few seconds, whatever their age.
+
+The entity says which rows these are, by a condition on the local table. Their cost follows their
+number: they are read locally with their checksums, block by block, and central is asked for the sum
+of each block's keys, together with the blocks of all instances that ask at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from daemon import local
+from daemon.aio import Clock
+from daemon.central import Central
+from daemon.sql import Key, parts
+from daemon.sync.commit import Committer
+from daemon.sync.reconcile import Bounds, Reconcile, differences
+
+
+class Hot:
+    """The hot rows of one entity of one instance."""
+
+    _BLOCK = 1_000
+    """Keys whose sum is asked for at once."""
+
+    _PAGE = 5_000
+    """Rows read locally at once."""
+
+    def __init__(self, condition: str, *, interval: float, central: Central, clock: Clock) -> None:
+        self.due_at = clock()
+        """When they are compared next."""
+
+        self.rows = 0
+        """How many there were the last time."""
+
+        self._condition = condition
+        self._interval = interval
+        self._central = central
+        self._clock = clock
+
+    async def step(
+        self, committer: Committer, repairing: Reconcile, bounds: Bounds, stop: asyncio.Event
+    ) -> None:
+        """Compare them all, if it is time; what differs is repaired as reconcile does it."""
+        if self._clock() < self.due_at:
+            return
+        # From the beginning: the interval holds however long this takes.
+        self.due_at = self._clock() + self._interval
+        seen = 0
+        below: int | None = None
+        while not stop.is_set():
+            page = await local.hot_sums(
+                committer.connection, committer.plan, self._condition, below, self._PAGE,
+                committer.note,
+            )  # fmt: skip
+            keys = list(page)
+            if len(keys) == self._PAGE:
+                # Of several rows with the same first key column some may be cut off.
+                below = parts(keys[-1])[0]
+                keys = [key for key in keys if parts(key)[0] > below] or keys
+            seen += len(keys)
+            for start in range(0, len(keys), self._BLOCK):
+                block = {key: page[key] for key in keys[start : start + self._BLOCK]}
+                await self._compare(committer, repairing, bounds, block)
+            if len(page) < self._PAGE:
+                break
+            below = parts(keys[-1])[0]
+        self.rows = seen
+
+    async def _compare(
+        self, committer: Committer, repairing: Reconcile, bounds: Bounds, block: Mapping[Key, int]
+    ) -> None:
+        plan, instance = committer.plan, committer.instance
+        ours = (len(block), 0)
+        for each in block.values():
+            ours = (ours[0], ours[1] ^ each)
+        if await self._central.key_sum(plan, instance, list(block)) == ours:
+            return
+        theirs = await self._central.row_sums_of(plan, instance, list(block))
+        found = differences(theirs, block, excluded=committer.excluded, settled=bounds.settled)
+        await repairing.examine(committer, bounds, found)

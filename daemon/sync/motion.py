@@ -1,0 +1,291 @@
+"""How one entity of one instance is kept: all that is done to it, step by step, each bounded.
+
+An incremental entity follows the growing end of its table; in between its hot rows are compared
+every few seconds, and the whole table in the background. A whole entity is compared at its
+interval. A round begins at the same moments for all instances of a process, so that central's sums
+serve all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from dataclasses import replace
+
+from daemon import state
+from daemon.aio import Clock
+from daemon.central import Central
+from daemon.metrics import Metrics
+from daemon.schema import Plan
+from daemon.sql import Key
+from daemon.state import Round, State
+from daemon.sync.commit import Committer, Step
+from daemon.sync.hot import Hot
+from daemon.sync.incremental import Incremental
+from daemon.sync.reconcile import Bounds, Reconcile
+
+
+def round_of(now: float, interval: float, table: str) -> float:
+    """When the round began that `now` lies in. Pure. Tables begin at different moments, instances
+    that compare the same one at the same."""
+    phase = interval * (zlib.crc32(table.encode()) % 1000) / 1000
+    return (now - phase) // interval * interval + phase
+
+
+class Motion:
+    """One entity of one instance."""
+
+    _ROUND_SECONDS = 0.25
+    """So long a step compares in the background, before new rows are looked for again."""
+
+    _SAVE_SECONDS = 30.0
+    """So often the place of a running round is written."""
+
+    _REMEMBER_SECONDS = 600.0
+    """So often the end of a round is written where one follows the other within minutes."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        incremental: Incremental | None,
+        hot: Hot | None,
+        *,
+        remembered: Round,
+        interval: float,
+        central: Central,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self.committer = committer
+        self.incremental = incremental
+        self.hot = hot
+        self.round: Reconcile | None = None
+        """The comparison of the whole table that is under way."""
+
+        self.asked: Reconcile | None = None
+        """A comparison that somebody has asked for."""
+
+        self.compared_at: float | None = None
+        """When the last one ended, in seconds of the clock."""
+
+        self._interval = interval
+        self._central = central
+        self._metrics = metrics
+        self._clock = clock
+        self._cursor = remembered.cursor
+        self._round_saved_at = clock()
+        self._end_saved_at = float("-inf")
+        # A round that ended within the interval need not be repeated after a restart. A whole
+        # entity is compared at once: nothing else says what it lacks.
+        recent = (
+            incremental is not None and remembered.age is not None and remembered.age < interval
+        )
+        self._done = self._current_round() if recent else float("-inf")
+        self._asked_at: float | None = None
+        self._resync_seen: tuple[float, float] | None = None
+        self._derived_todo = [] if remembered.derived else list(committer.derived)
+        self._derived_after: tuple[bytes | None, ...] | None = None
+        # Already now, so that the first chunk that anybody asks for is summed for this one, too.
+        central.join(committer.plan, committer.instance)
+
+    # --- what it looks like from outside ----------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        return self.committer.plan
+
+    @property
+    def state(self) -> State:
+        return self.committer.state
+
+    @property
+    def quarantined(self) -> set[Key]:
+        return self.committer.quarantined
+
+    @property
+    def position(self) -> int:
+        """Central ids up to here were read; 0 for an entity that is compared whole."""
+        return self.incremental.position if self.incremental else 0
+
+    @property
+    def settled(self) -> int:
+        return self.incremental.settled if self.incremental else 0
+
+    @property
+    def head(self) -> int:
+        return self.incremental.head if self.incremental else 0
+
+    @property
+    def lag_rows(self) -> int:
+        return self.incremental.lag_rows if self.incremental else 0
+
+    @property
+    def caught_up(self) -> bool:
+        """All that central had a moment ago is here: the end is reached, or the round that was due
+        is done."""
+        if self.incremental is not None:
+            return self.incremental.position >= self.incremental.head
+        return self.compared_at is not None and self.round is None
+
+    @property
+    def resync_progress(self) -> float | None:
+        """How much of a full resync is done, from 0 to 1; None when none is under way."""
+        if not self.state.resync:
+            return None
+        if self.incremental is not None:
+            return self.incremental.progress
+        return self.round.progress if self.round else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """How long a full resync will still take, by how it went so far; None when not known."""
+        done = self.resync_progress
+        if done is None:
+            self._resync_seen = None
+            return None
+        if self._resync_seen is None:
+            self._resync_seen = (self._clock(), done)
+        at, before = self._resync_seen
+        if done <= before:
+            return None
+        return (1.0 - done) * (self._clock() - at) / (done - before)
+
+    def compare_now(self) -> None:
+        """The next step begins a round, whatever was compared before."""
+        self._asked_at = self._clock()
+
+    def bounds(self) -> Bounds:
+        """How far both sides can be compared now."""
+        if self.incremental is None:
+            return Bounds(None, None)
+        return Bounds(self.incremental.position, self.incremental.settled)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    async def step(self, stop: asyncio.Event, seconds: float, *, background: bool = True) -> Step:
+        """Copy what is new, then compare what is due; about `seconds` long at the most.
+
+        `background` False: an incremental entity's table is not compared. A stop request ends it
+        after the transaction that is under way.
+        """
+        if self.incremental is not None:
+            did = await self.incremental.step(stop, seconds)
+            if did.more:
+                return Step(did.rows, did.late, did.deleted, more=True)
+            await self._hot_step(stop)
+            if background:
+                await self._round_step(stop, self._ROUND_SECONDS)
+            await self._derived_step(stop)
+            more = await self._asked_step(stop, seconds)
+            return Step(did.rows, did.late, did.deleted, more)
+        await self.committer.retry_if_due()
+        written = await self._round_step(stop, seconds)
+        await self._derived_step(stop)
+        more = await self._asked_step(stop, seconds)
+        return replace(written, more=written.more or more)
+
+    def leave(self) -> None:
+        """This motion ends, another one may follow it."""
+        self._central.leave(self.plan, self.committer.instance)
+
+    async def save(self) -> None:
+        """Write what moved in memory only; for a graceful stop."""
+        if self.incremental is not None:
+            await self.incremental.save()
+        if self.round is not None:
+            await self._save_round(self.round, ended=False)
+
+    async def _hot_step(self, stop: asyncio.Event) -> None:
+        if self.hot is None or self._clock() < self.hot.due_at:
+            return
+        repairing = self._new_round(self._clock(), cursor=None)
+        await self.hot.step(self.committer, repairing, self.bounds(), stop)
+
+    async def _asked_step(self, stop: asyncio.Event, seconds: float) -> bool:
+        """A turn of the comparison that somebody asked for; whether there is more of it."""
+        if self.asked is None:
+            return False
+        await self.asked.step(self.committer, self.bounds(), stop, seconds)
+        if self.asked.finished:
+            self.asked = None
+        return self.asked is not None
+
+    def _new_round(self, since: float, cursor: int | None, *, paced: bool = False) -> Reconcile:
+        return Reconcile(
+            central=self._central,
+            metrics=self._metrics,
+            clock=self._clock,
+            since=since,
+            cursor=cursor,
+            paced=paced,
+        )
+
+    def _current_round(self) -> float:
+        return round_of(self._clock(), self._interval, self.plan.entity.central)
+
+    def _begin_round(self) -> Reconcile | None:
+        """The round that is due, if one is."""
+        whole = self.incremental is None
+        if self._asked_at is not None or (whole and self.state.resync):
+            since = self._asked_at if self._asked_at is not None else self._clock()
+            self._asked_at = None
+            return self._new_round(since, None)
+        current = self._current_round()
+        if current <= self._done:
+            return None
+        cursor, self._cursor = self._cursor, None
+        # What was never compared is copied as quickly as can be.
+        paced = not whole or self.compared_at is not None
+        return self._new_round(current, cursor, paced=paced)
+
+    async def _round_step(self, stop: asyncio.Event, seconds: float) -> Step:
+        if self.round is None:
+            self.round = self._begin_round()
+            self._round_saved_at = self._clock()
+        if self.round is None or stop.is_set():
+            return Step(0, 0, 0, more=False)
+        before = (self.round.tally.written, self.round.tally.deleted)
+        more = await self.round.step(self.committer, self.bounds(), stop, seconds)
+        tally = self.round.tally
+        if self.round.finished:
+            await self._end_round(self.round)
+        elif self._clock() - self._round_saved_at >= self._SAVE_SECONDS:
+            await self._save_round(self.round, ended=False)
+        return Step(tally.written - before[0], 0, tally.deleted - before[1], more)
+
+    async def _end_round(self, done: Reconcile) -> None:
+        self.round = None
+        self._done = max(done.since, self._done)
+        self.compared_at = self._clock()
+        if self.incremental is not None:
+            self._derived_todo = list(self.committer.derived)
+        elif self.state.resync:
+            await self.committer.commit((), finished=True)
+        if self._clock() - self._end_saved_at >= min(self._interval, self._REMEMBER_SECONDS):
+            self._end_saved_at = self._clock()
+            await self._save_round(done, ended=True)
+
+    async def _save_round(self, done: Reconcile, *, ended: bool) -> None:
+        self._round_saved_at = self._clock()
+        await state.write_round(
+            self.committer.connection,
+            self.committer.entity,
+            None if ended else done.compared_from,
+            ended=ended,
+            # An entity that is compared whole has no other way to be synced.
+            synced=ended and self.incremental is None,
+            note=self.committer.note,
+        )
+
+    async def _derived_step(self, stop: asyncio.Event) -> None:
+        """Compare what is derived from the table with the table, a bounded part of it at a time."""
+        if not self._derived_todo or stop.is_set():
+            return
+        table = self._derived_todo[0]
+        self._derived_after = await self.committer.rebuild(table, self._derived_after)
+        if self._derived_after is None:
+            self._derived_todo.pop(0)
+            if not self._derived_todo:
+                await state.write_derived(
+                    self.committer.connection, self.committer.entity, self.committer.note
+                )
