@@ -377,7 +377,7 @@ MINE_TEXT = (
         ),
         (
             sql.table_indexes("t", "n"),
-            "SHOW INDEX FROM `t` WHERE Index_type = 'BTREE'",
+            "SHOW INDEX FROM `t` WHERE Index_type IN ('BTREE', 'HASH')",
         ),
     ],
 )  # fmt: skip
