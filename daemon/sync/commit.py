@@ -277,7 +277,7 @@ class Committer:
         touched = written | set(delete) | set(deleted) | writer.touched
         writer.touched.clear()
         for table in self.derived:
-            await table.update(self.connection, touched, self.note)
+            await table.update(self.connection, [sql.parts(key)[0] for key in touched], self.note)
         removed = len(delete) + len(deleted)
         return _Change(len(rows) - len(refused), removed, refused, released, retried)
 
@@ -304,9 +304,7 @@ class Committer:
             )
         )
 
-    async def rebuild(
-        self, table: DerivedTable, after: tuple[bytes | None, ...] | None
-    ) -> tuple[bytes | None, ...] | None:
+    async def rebuild(self, table: DerivedTable, after: tuple[int] | None) -> tuple[int] | None:
         """Compare a part of a derived table with its source, and repair it; where it goes on."""
         async with self.connection.transaction():
             await state.locked(self.connection, self.state, self.note)

@@ -84,7 +84,7 @@ class Motion:
         self._asked_at: float | None = None
         self._resync_seen: tuple[float, float] | None = None
         self._derived_todo = [] if remembered.derived else list(committer.derived)
-        self._derived_after: tuple[bytes | None, ...] | None = None
+        self._derived_after: tuple[int] | None = None
         # Already now, so that the first chunk that anybody asks for is summed for this one, too.
         central.join(committer.plan, committer.instance)
 
