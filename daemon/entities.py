@@ -16,6 +16,26 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 Motion = Literal["incremental", "whole"]
 
 
+class Derived(BaseModel):
+    """A local table that is made of another local one: of each group of rows, the latest.
+
+    It is brought up to date in the transaction that changes the rows it is made of.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    local: str
+    """The derived table."""
+
+    group: tuple[str, ...]
+    """The columns that make a group, and the derived table's primary key. The last one is an
+    integer. A row with NULL in one of them is in no group."""
+
+    latest_by: tuple[str, ...]
+    """The columns by which a row of a group is later than another: integers and moments, and the
+    entity's key at the end, so that no two rows are equally late."""
+
+
 class Entity(BaseModel):
     """One thing that is synced: where from, where to, by which key and by which motion."""
 
@@ -47,6 +67,9 @@ class Entity(BaseModel):
 
     enabled: bool = True
     """False leaves the entity alone: nothing is read, nothing is written."""
+
+    derived: tuple[Derived, ...] = ()
+    """The tables that are derived from the local one. No setting: config.yaml does not know it."""
 
     @field_validator("where")
     @classmethod
@@ -87,6 +110,13 @@ CATALOGUE: Mapping[str, Entity] = MappingProxyType(
                 local="wpp_messages",
                 motion="incremental",
                 key=("id",),
+                derived=(
+                    Derived(
+                        local="wpp_last_messages",
+                        group=("instance", "contact_id"),
+                        latest_by=("sent_at", "id"),
+                    ),
+                ),
             ),
             Entity(
                 name="chats",

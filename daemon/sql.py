@@ -424,3 +424,177 @@ def table_indexes(table: str, note: str) -> Statement:
     return Statement(
         f"SHOW INDEX FROM {quote(table)} WHERE Index_type IN ('BTREE', 'HASH')", (), note
     )
+
+
+# --- derived tables ----------------------------------------------------------------------------
+
+
+def text_bytes(column: str, alias: str = "") -> str:
+    """A text column as bytes of utf8mb4: equal where it is the same text, whatever a collation
+    takes for equal."""
+    return f"CAST(CONVERT({alias}{quote(column)} USING utf8mb4) AS BINARY)"
+
+
+def in_groups(columns: Sequence[str], groups: Iterable[tuple[Value, ...]]) -> Statement:
+    """The condition "in one of these groups". A text is compared twice: as text, so that an index
+    can be used, and byte for byte. The last column is an integer: groups that differ only there,
+    usually all of them, make one list."""
+    by_prefix: dict[tuple[Value, ...], list[Value]] = {}
+    for group in groups:
+        by_prefix.setdefault(group[:-1], []).append(group[-1])
+    alternatives: list[str] = []
+    args: list[Value] = []
+    for prefix, last in by_prefix.items():
+        parts: list[str] = []
+        for column, value in zip(columns, prefix, strict=False):
+            parts.append(f"{quote(column)} = %s")
+            args.append(value)
+            if isinstance(value, Text):
+                parts.append(f"{text_bytes(column)} = %s")
+                args.append(bytes(value))
+        parts.append(f"{quote(columns[-1])} IN ({', '.join(['%s'] * len(last))})")
+        args += last
+        alternatives.append(" AND ".join(parts))
+    return Statement("((" + ") OR (".join(alternatives) + "))", tuple(args))
+
+
+def in_range(column: str, after: int | None, upto: int | None) -> Statement:
+    """The condition after < column <= upto; None is no bound, and a NULL is in no range."""
+    parts = [f"{quote(column)} IS NOT NULL"]
+    args: list[Value] = []
+    for sign, bound in ((">", after), ("<=", upto)):
+        if bound is not None:
+            parts.append(f"{quote(column)} {sign} %s")
+            args.append(bound)
+    return Statement(" AND ".join(parts), tuple(args))
+
+
+def highest(table: str, key: str, note: str) -> Statement:
+    """The highest value of an indexed column, NULL when the table is empty."""
+    return Statement(f"SELECT MAX({quote(key)}) FROM {quote(table)}", (), note)
+
+
+def chosen(table: str, columns: Sequence[str], where: Statement, note: str) -> Statement:
+    """Columns of the rows that meet a condition."""
+    return Statement(
+        f"SELECT {names(columns)} FROM {quote(table)} WHERE {where.sql}", where.args, note
+    )
+
+
+def between_keys(
+    table: str,
+    columns: Sequence[str],
+    key: str,
+    *,
+    first: int,
+    last: int,
+    limit: int,
+    note: str,
+) -> Statement:
+    """Rows with first <= key <= last in the order of the primary key, at most `limit`."""
+    return Statement(
+        f"SELECT {names(columns)} FROM {quote(table)} FORCE INDEX (PRIMARY)"
+        f" WHERE {quote(key)} >= %s AND {quote(key)} <= %s ORDER BY {quote(key)} LIMIT %s",
+        (first, last, limit),
+        note,
+    )
+
+
+def outdated(
+    derived: str,
+    source: str,
+    key: str,
+    group: Sequence[str],
+    same: Sequence[str],
+    not_lower: Sequence[str],
+    keys: Sequence[int],
+    note: str,
+) -> Statement:
+    """The groups of derived rows with these keys whose source row (alias s) is not there any more,
+    not the same in `same` (conditions of s and d), or lower in one of the columns `not_lower`."""
+    conditions = [
+        f"s.{quote(key)} = d.{quote(key)}",
+        *same,
+        *(f"s.{quote(column)} >= d.{quote(column)}" for column in not_lower),
+    ]
+    columns = ", ".join(f"d.{quote(column)}" for column in group)
+    return Statement(
+        f"SELECT {columns} FROM {quote(derived)} d LEFT JOIN {quote(source)} s"
+        f" ON {' AND '.join(conditions)}"
+        f" WHERE d.{quote(key)} IN ({', '.join(['%s'] * len(keys))}) AND s.{quote(key)} IS NULL",
+        tuple(keys),
+        note,
+    )
+
+
+def latest(
+    table: str,
+    group: Sequence[str],
+    texts: Sequence[str],
+    latest_by: Sequence[str],
+    where: Statement,
+    note: str,
+) -> Statement:
+    """Of the rows that meet a condition the latest of each group: its group, and its key, which is
+    the last of `latest_by`. Only these columns are sorted, never the rest of the rows."""
+    parts = ", ".join(text_bytes(c) if c in texts else quote(c) for c in group)
+    order = ", ".join(f"{quote(column)} DESC" for column in latest_by)
+    wanted = names([*group, latest_by[-1]])
+    return Statement(
+        f"SELECT {wanted} FROM (SELECT {wanted},"
+        f" ROW_NUMBER() OVER (PARTITION BY {parts} ORDER BY {order}) AS wpp_sync_place"
+        f" FROM {quote(table)} WHERE {where.sql}) ranked WHERE wpp_sync_place = 1",
+        where.args,
+        note,
+    )
+
+
+def replace_from(
+    derived: str, source: str, columns: Sequence[str], key: str, keys: Sequence[int], note: str
+) -> Statement:
+    """Put the source rows with these keys in the place of the derived rows of their groups."""
+    return Statement(
+        f"REPLACE INTO {quote(derived)} ({names(columns)}) SELECT {names(columns)}"
+        f" FROM {quote(source)} WHERE {quote(key)} IN ({', '.join(['%s'] * len(keys))})",
+        tuple(keys),
+        note,
+    )
+
+
+def delete_where(table: str, where: Statement, note: str) -> Statement:
+    """Delete the rows that meet a condition."""
+    return Statement(f"DELETE FROM {quote(table)} WHERE {where.sql}", where.args, note)
+
+
+def nth_value(table: str, column: str, after: int | None, nth: int, note: str) -> Statement:
+    """The value of an indexed column in the `nth` row after a value; no row when there are fewer.
+    Only the index is read."""
+    where = in_range(column, after, None)
+    return Statement(
+        f"SELECT {quote(column)} FROM {quote(table)} WHERE {where.sql}"
+        f" ORDER BY {quote(column)} LIMIT 1 OFFSET %s",
+        (*where.args, nth),
+        note,
+    )
+
+
+def not_alike(
+    derived: str, source: str, key: str, same: Sequence[str], keys: Sequence[int], note: str
+) -> Statement:
+    """Of these keys those whose source row (alias s) no derived row (alias d) repeats as it is."""
+    conditions = [f"d.{quote(key)} = s.{quote(key)}", *same]
+    return Statement(
+        f"SELECT s.{quote(key)} FROM {quote(source)} s LEFT JOIN {quote(derived)} d"
+        f" ON {' AND '.join(conditions)}"
+        f" WHERE s.{quote(key)} IN ({', '.join(['%s'] * len(keys))}) AND d.{quote(key)} IS NULL",
+        tuple(keys),
+        note,
+    )
+
+
+def same_in_both(column: str, text: bool) -> str:
+    """The condition that a column is the same in two rows, s and d; NULL is the same as NULL. Texts
+    byte for byte: the two tables' collations may differ, and servers refuse to mix them."""
+    if text:
+        return f"{text_bytes(column, 's.')} <=> {text_bytes(column, 'd.')}"
+    return f"s.{quote(column)} <=> d.{quote(column)}"

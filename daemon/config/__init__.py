@@ -83,7 +83,7 @@ SECTIONS = ("central", "defaults", "instances", "entities", *_PLAIN_SECTIONS)
 SERVER_KEYS = (*Server.model_fields, "password_file")
 CENTRAL_KEYS = (*Central.model_fields, "password_file")
 INSTANCE_KEYS = (*(key for key in Instance.model_fields if key != "name"), "password_file")
-ENTITY_KEYS = tuple(key for key in Entity.model_fields if key != "name")
+ENTITY_KEYS = tuple(key for key in Entity.model_fields if key not in {"name", "derived"})
 _NEW_ENTITY_KEYS = ("central", "local", "motion", "key")
 
 

@@ -31,6 +31,15 @@ BINARIES = frozenset(
 # FLOAT prints six digits unless it is made a DOUBLE; BIT prints raw bytes unless made a number.
 NUMBERS_TO_CONVERT = {"float": " + 0e0", "bit": " + 0"}
 
+# The ids of each contact's latest message.
+LATEST_IDS = """\
+SELECT MAX(one.id) FROM wpp_messages AS one JOIN (
+    SELECT HEX(CONVERT(instance USING utf8mb4)) AS owner, contact_id, MAX(sent_at) AS sent_at
+    FROM wpp_messages WHERE contact_id IS NOT NULL GROUP BY owner, contact_id
+) AS newest ON one.contact_id = newest.contact_id AND one.sent_at = newest.sent_at
+    AND HEX(CONVERT(one.instance USING utf8mb4)) = newest.owner
+GROUP BY newest.owner, newest.contact_id"""
+
 Value = bytes | None
 KeyPart = int | bytes
 
@@ -155,10 +164,42 @@ def compare(
     pairs = pair_columns(
         columns(central, what.central_table), columns(local, what.local_table), what.rename
     )
-    key = _key_pairs(pairs, what)
     conditions = [what.where] if what.where else []
     if what.instance_column is not None:
         conditions.append(_belongs_to(_name(what.instance_column), what.instance))
+    return _compare(central, local, what, pairs, conditions, chunk_rows)
+
+
+def compare_derived(
+    local: Mapping[str, object], instance: str, *, chunk_rows: int = CHUNK_ROWS
+) -> Comparison:
+    """Compare wpp_last_messages with what one query over wpp_messages gives: of each contact the
+    message with the highest sent_at, and of several such the one with the highest id.
+
+    In the result that query stands in central's place. Otherwise as `compare`.
+    """
+    what = Subject(
+        instance=instance,
+        entity="last_messages",
+        central_table="wpp_messages",
+        local_table="wpp_last_messages",
+        key=("instance", "contact_id"),
+    )
+    pairs = pair_columns(columns(local, what.central_table), columns(local, what.local_table), {})
+    latest = f"id IN ({LATEST_IDS})"
+    return _compare(local, local, what, pairs, [latest], chunk_rows)
+
+
+def _compare(
+    central: Mapping[str, object],
+    local: Mapping[str, object],
+    what: Subject,
+    pairs: Sequence[Pair],
+    conditions: Sequence[str],
+    chunk_rows: int,
+) -> Comparison:
+    """Compare the central rows that meet the conditions with the whole local table."""
+    key = _key_pairs(pairs, what)
     found = merge(
         _rows(
             central,

@@ -34,7 +34,7 @@ from daemon.config import (
     Sync,
     Tls,
 )
-from daemon.entities import CATALOGUE, Entity
+from daemon.entities import CATALOGUE, Derived, Entity
 from daemon.errors import EXIT_USAGE, ConfigError
 
 CENTRAL = "central: {database: wpp, user: reader}\n"
@@ -532,6 +532,18 @@ def test_overrides_of_entities_are_laid_on_one_another(load: Load) -> None:
     assert list(a) == list(CATALOGUE)
 
 
+def test_derived_tables_are_no_settings_and_survive_them(
+    load: Load, problems_of: ProblemsOf
+) -> None:
+    """An entity's other keys are laid on what it has."""
+    loaded = load(f"{CENTRAL}{NUNES}entities: {{messages: {{where: a = 1}}}}\n")
+
+    messages = loaded.instances["nunes"].entities["messages"]
+    assert messages.derived == CATALOGUE["messages"].derived != ()
+    (problem,) = problems_of(f"{CENTRAL}{NUNES}entities: {{messages: {{derived: []}}}}\n")
+    assert "derived" in problem
+
+
 def test_new_entities(load: Load) -> None:
     loaded = load(
         f"{CENTRAL}{NUNES}entities:\n"
@@ -849,7 +861,9 @@ def test_the_shipped_file_documents_the_models_defaults() -> None:
 
 def test_the_shipped_file_names_every_key_with_a_comment() -> None:
     text = SHIPPED.read_text()
-    keys = {name for model in _models(Config) for name in model.model_fields}
+    # Derived tables are no settings.
+    models = _models(Config) - {Derived}
+    keys = {name for model in models for name in model.model_fields} - {"derived"}
     keys |= {*config.SECTIONS, "password_file"}
     for key in keys - {"name", "path"}:
         assert re.search(rf"^ *#?{key}:", text, re.MULTILINE), key

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from daemon.entities import CATALOGUE, Entity
+from daemon.entities import CATALOGUE, Derived, Entity
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,25 @@ def test_an_incremental_entity_has_exactly_one_key_column() -> None:
         assert entity.motion == "whole" or len(entity.key) == 1
 
 
-def test_no_two_entities_share_a_local_table() -> None:
+def test_no_two_entities_share_a_local_table_or_write_one_that_is_derived() -> None:
     tables = [entity.local for entity in CATALOGUE.values()]
+    tables += [derived.local for entity in CATALOGUE.values() for derived in entity.derived]
 
     assert len(set(tables)) == len(tables)
+
+
+def test_the_last_message_of_each_contact_is_derived_from_messages() -> None:
+    derived = {name: entity.derived for name, entity in CATALOGUE.items() if entity.derived}
+
+    assert derived == {
+        "messages": (
+            Derived(
+                local="wpp_last_messages",
+                group=("instance", "contact_id"),
+                latest_by=("sent_at", "id"),
+            ),
+        )
+    }
 
 
 def test_the_catalogue_and_its_entities_cannot_be_changed() -> None:
