@@ -147,11 +147,11 @@ async def is_right(connection: Connection) -> None:
 TEXTS = st.sampled_from(("", " ", "it's", "100%s \\", "é\u0301😀", "a\0b", "NULL", "x" * 150))
 MOMENTS = st.integers(0, 5).map(lambda n: f"2026-01-0{1 + n // 3} 00:00:00.00{n % 3}")
 CHANGES = st.tuples(
-    st.integers(1, 14),
+    st.integers(1, 8),
     st.none()  # the row is deleted
     | st.tuples(st.none() | st.integers(1, 3), MOMENTS, TEXTS, st.sampled_from(("SENT", "READ"))),
 )
-BATCHES = st.lists(st.lists(CHANGES, min_size=1, max_size=10), min_size=1, max_size=5)
+BATCHES = st.lists(st.lists(CHANGES, min_size=1, max_size=8), min_size=2, max_size=6)
 Batch = list[tuple[int, tuple[int | None, str, str, str] | None]]
 
 
@@ -195,7 +195,7 @@ def test_after_any_batch_it_is_what_one_query_gives(
                 await play(connection, table, batch)
 
     @settings(
-        max_examples=1_000 if long_run else 25, derandomize=not long_run, database=None,
+        max_examples=2_000 if long_run else 100, derandomize=not long_run, database=None,
         deadline=None, phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
@@ -207,6 +207,55 @@ def test_after_any_batch_it_is_what_one_query_gives(
 
 
 # --- case by case ------------------------------------------------------------------------------
+
+EARLY, LATE, LATER = (f"2026-01-0{day} 00:00:00.000" for day in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "last"),
+    [
+        (None, {1: 11, 2: 20}),
+        (message(12, 1, EARLY), {1: 11, 2: 20}),
+        (message(12, 1, LATER), {1: 12, 2: 20}),
+        (message(12, 2, LATE), {1: 11, 2: 20}),
+        (message(12, 2, LATER), {1: 11, 2: 12}),
+        (message(12, None, LATE), {1: 11, 2: 20}),
+        (message(11, 1, LATER), {1: 11, 2: 20}),
+        (message(11, 2, LATER), {1: 12, 2: 11}),
+        (message(5, 1, EARLY), {1: 12, 2: 20}),
+        (message(5, 1, LATER), {1: 5, 2: 20}),
+        (message(20, 2, EARLY), {1: 12, 2: 20}),
+        (message(20, 1, EARLY), {1: 12}),
+        (message(20, 3, EARLY), {1: 12, 3: 20}),
+    ],
+)
+async def test_one_message_comes_goes_moves_or_changes(
+    local: Local, change: Values | None, last: dict[int, int]
+) -> None:
+    """The last message of the first contact is 12, of the second 20; None deletes 12."""
+    async with connected(local) as connection:
+        table = await table_of(connection)
+        rows = [message(10, 1, EARLY), message(11, 1, LATE), message(12, 1, LATE)]
+        await put(connection, [*rows, message(20, 2, LATE)])
+        await table.update(connection, [10, 11, 12, 20], NOTE)
+        assert await latest(connection) == {1: 12, 2: 20}
+        id_ = 12
+        if change is None:
+            await remove(connection, [id_])
+        else:
+            id_ = int(change[0] or 0)
+            await put(connection, [change])
+        await table.update(connection, [id_], NOTE)
+        assert await latest(connection) == last
+        await is_right(connection)
+
+
+async def test_keys_that_lie_far_apart_are_all_seen(local: Local) -> None:
+    async with connected(local) as connection:
+        table = await table_of(connection)
+        await put(connection, [message(id_, id_, EARLY) for id_ in range(1, 101)])
+        assert await table.update(connection, [1, 50, 100], NOTE) == 3
+        assert await latest(connection) == {1: 1, 50: 50, 100: 100}
 
 
 async def latest(connection: Connection) -> dict[int, int]:
@@ -244,6 +293,8 @@ async def test_it_tells_how_many_rows_it_changed(local: Local) -> None:
         assert await table.update(connection, range(1, 28), NOTE) == 0, "they are not the last ones"
         assert await table.update(connection, [28], NOTE) == 1, "refreshed"
         assert await table.update(connection, [], NOTE) == 0
+        await put(connection, [message(30, 0, "2026-01-01 00:00:29.500")])
+        assert await table.update(connection, [30], NOTE) == 1, "earlier, and still the last"
         await remove(connection, range(28, 31))
         assert await table.update(connection, range(28, 31), NOTE) == 3, "those before them"
         await remove(connection, range(1, 28))
@@ -252,7 +303,7 @@ async def test_it_tells_how_many_rows_it_changed(local: Local) -> None:
 
 
 async def test_a_batch_reads_what_it_touches_and_not_what_was_written_before(local: Local) -> None:
-    """A new message, a changed one that is the last, a changed one that is not."""
+    """A new message, the same one again, a changed one that is not the last."""
     many = 3_000
     mirror.insert_messages(central_like(local), range(1, many + 1))
     mirror.run(local, "UPDATE wpp_messages SET contact_id = 1, sent_at = '2026-01-01'")
@@ -261,7 +312,7 @@ async def test_a_batch_reads_what_it_touches_and_not_what_was_written_before(loc
         assert await table.rebuild(connection, None, NOTE) is None
         await put(connection, [message(many + 1, 1, "2026-01-02")])
         reads = [sum(mirror.table_rows_read(local).values()) for _ in range(2)]
-        for id_ in (many + 1, many, 5):
+        for id_ in (many + 1, many + 1, 5):
             await table.update(connection, [id_], NOTE)
         reads.append(sum(mirror.table_rows_read(local).values()))
         # The question itself reads some.
@@ -287,10 +338,11 @@ async def test_what_was_done_by_hand_is_undone_by_a_rebuild(
             for id_ in range(1, 101)
         ]
         await put(connection, rows)
+        await table.update(connection, range(1, 101), NOTE)
         mirror.run(
             local,
-            "INSERT INTO wpp_last_messages SELECT * FROM wpp_messages WHERE contact_id < 15"
-            " AND id <= 20;"
+            "DELETE FROM wpp_last_messages WHERE contact_id IN (1, 2);"
+            "REPLACE INTO wpp_last_messages SELECT * FROM wpp_messages WHERE id = 9;"
             "UPDATE wpp_last_messages SET body = NULL WHERE contact_id = 3;"
             "UPDATE wpp_last_messages SET file_name = 'É😀 ''x'' \\\\' WHERE contact_id = 4;"
             "UPDATE wpp_last_messages SET contact_id = 900 WHERE contact_id = 5;"
@@ -299,6 +351,10 @@ async def test_what_was_done_by_hand_is_undone_by_a_rebuild(
             "INSERT INTO wpp_last_messages SELECT * FROM wpp_last_messages AS l"
             " WHERE contact_id = 8 ON DUPLICATE KEY UPDATE id = 4711",
         )
+        beyond = [message(id_, id_, "2026-01-01") for id_ in range(1_001, 1_050)]
+        await put(connection, beyond)
+        await table.update(connection, range(1_001, 1_050), NOTE)
+        await remove(connection, range(1_001, 1_050))
         assert not compare_derived(local, "nunes").equal
         after: tuple[int] | None = None
         steps = 0
@@ -306,7 +362,7 @@ async def test_what_was_done_by_hand_is_undone_by_a_rebuild(
             async with connection.transaction():
                 after = await table.rebuild(connection, after, NOTE)
             steps += 1
-        assert steps > 5
+        assert steps > 15, "neither of the tables is read in larger pieces"
         await is_right(connection)
     assert compare_derived(local, "nunes").equal
 
