@@ -140,12 +140,22 @@ def _as_numbers(there: str, here: str, source: Column, column: Column) -> _Pair 
     if source.type not in _NUMBERS | {"bit"}:
         return None
     if column.type in _FLOATS:
-        # Plus zero: MariaDB does not store the sign of a zero.
-        return _plain(f"({there} * 1e0 + 0e0)"), _plain(f"({here} * 1e0 + 0e0)")
+        return _plain(_double(f"{there} * 1e0")), _plain(_double(f"{here} * 1e0"))
     if source.type in _FLOATS:
         return None
     digits = source.scale_of_decimal - column.scale_of_decimal
     return _plain(_scaled(f"CAST({there} + 0 AS CHAR)", digits, source)), _plain(f"{here} + 0")
+
+
+def _double(number: str) -> str:
+    """A DOUBLE's text. The servers print small ones in different ways, and MySQL at most 22
+    characters, rounded: so the sign stands for itself (a zero has none: MariaDB does not store it),
+    and what is small is multiplied by a power of two, which changes no bit of its mantissa."""
+    size = f"ABS({number})"
+    return (
+        f"CONCAT(IF({number} < 0, '-', ''),"
+        f" IF({size} < 1e-3, CONCAT('*', {size} * POW(2, 1000)), {size}))"
+    )
 
 
 def _scaled(text: str, surplus: int, source: Column) -> str:
@@ -198,12 +208,10 @@ def _as_characters(there: str, here: str, source: Column, column: Column) -> _Pa
         return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True, long=True), mine
     if source.type in _TEXTS:
         return _characters(there, source), mine
-    if source.type in {"float", "double"}:
-        return _Text(f"CAST({there} * 1e0 AS BINARY)", free=True), mine
     if source.type == "bit":
         return _Text(f"CAST({there} + 0 AS BINARY)", free=True), mine
-    if source.type in _BINARIES:
-        return None
+    if source.type in _BINARIES | _FLOATS:
+        return None  # the servers print a DOUBLE in their own ways
     return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True), mine
 
 
