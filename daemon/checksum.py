@@ -154,7 +154,8 @@ def _double(number: str) -> str:
     size = f"ABS({number})"
     return (
         f"CONCAT(IF({number} < 0, '-', ''),"
-        f" IF({size} < 1e-3, CONCAT('*', {size} * POW(2, 1000)), {size}))"
+        f" IF({size} >= 1e-3, {size}, IF({size} >= 1e-300, CONCAT('*', {size} * POW(2, 1000)),"
+        f" CONCAT('**', {size} * POW(2, 1000) * POW(2, 100)))))"
     )
 
 
