@@ -44,7 +44,7 @@ from daemon.sync.incremental import Incremental, Limits, Reach
 from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reconcile import Bounds, Reconcile, Tally
-from daemon.sync.run import ENTITY_ERRORS, PassResult, run_pass
+from daemon.sync.run import PassResult, is_entitys_own, run_pass
 
 InstanceState = Literal[
     "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed"
@@ -569,9 +569,9 @@ class Instance:
         for entity in wanted:
             try:
                 self.motions[entity.name] = await self._motion(connection, entity)
-            except TransientError:
-                raise
-            except ENTITY_ERRORS as error:
+            except WppSyncError as error:
+                if not is_entitys_own(error):
+                    raise
                 self._entity_failed(entity.name, error)
 
     async def _motion(self, connection: Connection, entity: Entity) -> Motion:

@@ -14,7 +14,7 @@ from daemon import local, sql, state
 from daemon.aio import Clock
 from daemon.central import Central
 from daemon.db import NO_PARENT, Connection
-from daemon.errors import PlanChangedError, RewoundError, RowError
+from daemon.errors import PlanChangedError, RewoundError, RowError, SchemaError
 from daemon.schema import Plan
 from daemon.sql import Key, Row
 from daemon.state import State
@@ -276,10 +276,23 @@ class Committer:
         await local.delete(self.connection, self.plan, delete, self.note)
         touched = written | set(delete) | set(deleted) | writer.touched
         writer.touched.clear()
-        for table in self.derived:
-            await table.update(self.connection, [sql.parts(key)[0] for key in touched], self.note)
+        await self._derive(touched)
         removed = len(delete) + len(deleted)
         return _Change(len(rows) - len(refused), removed, refused, released, retried)
+
+    async def _derive(self, touched: Collection[Key]) -> None:
+        """What is derived follows. Raises SchemaError where a derived table refuses a row that the
+        table itself has taken: no row is at fault."""
+        # Only entities with a key of one column have derived tables.
+        keys = [sql.parts(key)[0] for key in touched] if self.derived else []
+        for table in self.derived:
+            try:
+                await table.update(self.connection, keys, self.note)
+            except RowError as error:
+                raise SchemaError(
+                    f"{self.entity}: {table.target} refuses what is derived: {error.message}",
+                    hint=f"give {table.target} the columns of {table.source}, and no further rules",
+                ) from error
 
     def _changed(self, change: _Change, following: State, began: float, *, late: int = 0) -> None:
         """After the commit: what is in memory follows."""

@@ -186,8 +186,8 @@ class DerivedTable:
         everything = Statement("1")
         return await connection.fetch(
             sql.by_keys(
-                self.source, [sql.quote(column) for column in columns], [self.key], everything, keys,
-                note,
+                self.source, [sql.quote(column) for column in columns], [self.key], everything,
+                keys, note,
             )
         )  # fmt: skip
 

@@ -171,18 +171,21 @@ class Motion:
         if self.incremental is not None:
             did = await self.incremental.step(stop, seconds)
             if did.more:
-                return Step(did.rows, did.late, did.deleted, more=True)
+                return did
+            if self.asked is not None:
+                # What it finds is told to somebody: nothing else repairs it meanwhile.
+                return replace(did, more=await self._asked_step(self.asked, stop, seconds))
             await self._hot_step(stop)
             if background:
                 await self._round_step(stop, self._ROUND_SECONDS)
             await self._derived_step(stop)
-            more = await self._asked_step(stop, seconds)
-            return Step(did.rows, did.late, did.deleted, more)
+            return did
         await self.committer.retry_if_due()
-        written = await self._round_step(stop, seconds)
+        if self.asked is not None:
+            return Step(0, 0, 0, more=await self._asked_step(self.asked, stop, seconds))
+        did = await self._round_step(stop, seconds)
         await self._derived_step(stop)
-        more = await self._asked_step(stop, seconds)
-        return replace(written, more=written.more or more)
+        return did
 
     def leave(self) -> None:
         """This motion ends, another one may follow it."""
@@ -201,14 +204,13 @@ class Motion:
         repairing = self._new_round(self._clock(), cursor=None)
         await self.hot.step(self.committer, repairing, self.bounds(), stop)
 
-    async def _asked_step(self, stop: asyncio.Event, seconds: float) -> bool:
+    async def _asked_step(self, asked: Reconcile, stop: asyncio.Event, seconds: float) -> bool:
         """A turn of the comparison that somebody asked for; whether there is more of it."""
-        if self.asked is None:
-            return False
-        await self.asked.step(self.committer, self.bounds(), stop, seconds)
-        if self.asked.finished:
+        await asked.step(self.committer, self.bounds(), stop, seconds)
+        if asked.finished:
             self.asked = None
-        return self.asked is not None
+            await self._end_round(asked)
+        return not asked.finished
 
     def _new_round(self, since: float, cursor: int | None, *, paced: bool = False) -> Reconcile:
         return Reconcile(
@@ -254,7 +256,7 @@ class Motion:
         return Step(tally.written - before[0], 0, tally.deleted - before[1], more)
 
     async def _end_round(self, done: Reconcile) -> None:
-        self.round = None
+        self.round = None  # one that was under way has nothing to do any more, either
         self._done = max(done.since, self._done)
         self.compared_at = self._clock()
         if self.incremental is not None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from daemon.errors import (
+    AccessError,
     DatabaseError,
     PlanChangedError,
     RewoundError,
@@ -22,11 +23,20 @@ from daemon.errors import (
 )
 from daemon.sync.motion import Motion
 
-# What is an entity's own, not its server's: behind `except TransientError`. A server that answers
-# and refuses means the table that it was asked about: a privilege, a trigger, a damaged file.
-ENTITY_ERRORS = (SchemaError, RewoundError, DatabaseError)
+# Privileges on a table, a column or a routine; any other refusal means the account as a whole.
+_OF_A_TABLE = frozenset({1142, 1143, 1370})
 
 _TURN_SECONDS = 1.0
+
+
+def is_entitys_own(error: WppSyncError) -> bool:
+    """Whether an error means one entity alone, not its server. A server that answers and refuses
+    means the table that it was asked about: a privilege, a trigger, a damaged file."""
+    if isinstance(error, AccessError):
+        return error.errno in _OF_A_TABLE
+    if isinstance(error, DatabaseError):
+        return not isinstance(error, TransientError)
+    return isinstance(error, SchemaError | RewoundError)
 
 
 @dataclass(slots=True)
@@ -73,14 +83,14 @@ async def run_pass(
                 break
             try:
                 step = await motion.step(stop, _TURN_SECONDS, background=background)
-            except TransientError:
-                raise
-            except ENTITY_ERRORS as error:
-                result.errors[entity] = error
-                del turns[entity]
-                continue
             except (StateMovedError, PlanChangedError) as change:
                 result.moved[entity] = change
+                del turns[entity]
+                continue
+            except WppSyncError as error:
+                if not is_entitys_own(error):
+                    raise
+                result.errors[entity] = error
                 del turns[entity]
                 continue
             result.rows[entity] += step.rows

@@ -29,6 +29,11 @@ QUICK = {"defaults": {"poll_interval": "100ms"}}
 METRICS = {
     "wpp_sync_rows": "counter",
     "wpp_sync_late_rows": "counter",
+    "wpp_sync_reconcile_differences": "counter",
+    "wpp_sync_reconcile_chunks": "counter",
+    "wpp_sync_reconcile_progress_ratio": "gauge",
+    "wpp_sync_resync_progress_ratio": "gauge",
+    "wpp_sync_hot_rows": "gauge",
     "wpp_sync_batch_duration_seconds": "histogram",
     "wpp_sync_pass_duration_seconds": "histogram",
     "wpp_sync_last_synced_id": "gauge",
@@ -126,7 +131,7 @@ def test_wrong_requests_are_answered_with_an_error_object(
             ("POST", f"{nunes}/sync", b'{"skip": ["chat"]}', 400, "no entity chat"),
             ("POST", f"{nunes}/reset", None, 400, "which entity"),
             ("POST", f"{nunes}/reset", b'{"entity": null}', 400, "which entity"),
-            ("POST", f"{nunes}/reset", b'{"entity": "contacts"}', 400, "no incremental entity"),
+            ("POST", f"{nunes}/reset", b'{"entity": "contacts"}', 400, "no entity"),
             ("POST", f"{nunes}/resync", b'{"entity": "all"}', 400, "unknown key entity"),
             ("POST", f"{nunes}/sync", b" " * 70_000, 413, "413"),
             ("POST", f"{nunes}/explode", b"{}", 404, "404"),
@@ -391,7 +396,7 @@ def test_metrics_have_the_names_types_and_labels_that_dashboards_use(
         assert daemon.metric("wpp_sync_last_synced_id", **named) == max(ids)
         assert daemon.metric("wpp_sync_lag_rows", **named) == 0
         assert daemon.metric("wpp_sync_lag_seconds", **named) == 0
-        assert daemon.metric("wpp_sync_migrations_applied_total", wpp_instance="nunes") == 12
+        assert daemon.metric("wpp_sync_migrations_applied_total", wpp_instance="nunes") == 14
         assert daemon.metric("wpp_sync_instance_state", wpp_instance="nunes") == 1
         assert daemon.metric("wpp_sync_instance_state", wpp_instance="nunes", state="idle") == 1
         succeeded = daemon.metric("wpp_sync_last_success_timestamp_seconds", wpp_instance="nunes")
