@@ -590,7 +590,9 @@ class Central:
 
 
 def _by_owner(rows: Sequence[Row]) -> dict[bytes, Sum]:
-    return {whose or b"": (int(count or 0), int(total or 0)) for whose, count, total in rows}
+    return {
+        (whose or b".")[:-1]: (int(count or 0), int(total or 0)) for whose, count, total in rows
+    }
 
 
 def key_of(row: Row) -> int:

@@ -21,6 +21,9 @@ from daemon.values import Column
 
 _UNRESERVED = "!~*'()"  # beside letters, digits and -_. (ECMA-262, encodeURIComponent)
 
+_UTF8 = frozenset({"ascii", "utf8", "utf8mb3", "utf8mb4"})
+"""A text has the same bytes in each of these."""
+
 _LONG = 1024
 """A text of more bytes enters a row's hash as its own hash: what a function builds may be no longer
 than max_allowed_packet (else it is NULL), and a row may have several long texts."""
@@ -50,9 +53,18 @@ def row_sum(columns: Sequence[Compared]) -> RowSum:
     """The checksum over these columns; the order counts."""
     texts = [(each, _texts(each)) for each in columns]
     both = [(each, found) for each, found in texts if found is not None]
+    nullable = [each for each, _ in both if each.source.nullable or each.column.nullable]
     return RowSum(
-        central=_hash([(sql.quote(each.source.name), there) for each, (there, _) in both]),
-        local=_hash([(sql.quote(each.column.name), here) for each, (_, here) in both]),
+        central=_hash(
+            [sql.quote(each.source.name) for each in nullable],
+            [there for _, (there, _) in both],
+            [_length(there, here) for _, (there, here) in both],
+        ),
+        local=_hash(
+            [sql.quote(each.column.name) for each in nullable],
+            [here for _, (_, here) in both],
+            [_length(here, there) for _, (there, here) in both],
+        ),
         left_out=tuple(
             f"{each.column.name} ({each.column.full_type} for {each.source.full_type})"
             for each, found in texts
@@ -71,22 +83,34 @@ def encode_uri_component(text: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """An expression for a text. `free`: it may contain anything, so its length counts, too; `long`:
-    it may be longer than should be put together with others."""
+    """An expression for a text. `free`: it may contain anything; `long`: it may be longer than
+    should be put together with others; `characters`: the column that it is the text of."""
 
     sql: str
     free: bool = False
     long: bool = False
+    characters: str = ""
 
 
-def _hash(columns: Sequence[tuple[str, _Text]]) -> str:
+def _length(text: _Text, other: _Text) -> str:
+    """What tells the length of a text, so that the other side can tell it, too: characters are the
+    same number in every character set. Empty where it need not be told."""
+    if not (text.free or other.free):
+        return ""
+    if text.characters and other.characters:
+        return f"CHAR_LENGTH({text.characters})"
+    return f"LENGTH({text.sql})"
+
+
+def _hash(nullable: Sequence[str], texts: Sequence[_Text], lengths: Sequence[str]) -> str:
     """CONCAT_WS leaves NULLs out, so the flags tell where they were; the lengths tell where one
-    free text ends and the next begins."""
-    parts = [_short(text) for _, text in columns]
-    flags = ", ".join(f"ISNULL({name})" for name, _ in columns)
-    parts.append(f"CONCAT({flags})")
-    parts += [f"COALESCE(LENGTH({text.sql}), '')" for _, text in columns if text.free]
-    row = f"CONCAT_WS('#', {', '.join(parts)})"
+    text ends and the next begins. A binary separator makes all of it bytes, whatever collations
+    the columns have."""
+    parts = [_short(text) for text in texts]
+    if nullable:
+        parts.append(f"CONCAT({', '.join(f'ISNULL({name})' for name in nullable)})")
+    parts += [length for length in lengths if length]
+    row = f"CONCAT_WS(X'23', {', '.join(parts)})"
     return f"CAST(CONV(LEFT(SHA2({row}, 256), 16), 16, 10) AS UNSIGNED)"
 
 
@@ -96,19 +120,18 @@ def _short(text: _Text) -> str:
     return f"IF(LENGTH({text.sql}) > {_LONG}, SHA2({text.sql}, 256), {text.sql})"
 
 
-def _plain(expression: str) -> _Text:
-    """Digits, letters and signs of ASCII, as bytes: no collation is mixed with another."""
-    return _Text(f"CAST({expression} AS BINARY)")
+def _any(expression: str, *, long: bool = False) -> _Text:
+    return _Text(expression, free=True, long=long)
 
 
 def _characters(name: str, column: Column) -> _Text:
-    return _Text(
-        f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)", free=True, long=_may_be_long(column)
-    )
+    text = name if column.charset in _UTF8 else f"CONVERT({name} USING utf8mb4)"
+    words = column.type in {"enum", "set"} and "#" not in column.full_type
+    return _Text(text, free=not words, long=_may_be_long(column), characters=name)
 
 
 def _bytes(name: str, column: Column) -> _Text:
-    return _Text(f"CAST({name} AS BINARY)", free=True, long=_may_be_long(column))
+    return _any(f"CAST({name} AS BINARY)", long=_may_be_long(column))
 
 
 def _may_be_long(column: Column) -> bool:
@@ -127,8 +150,8 @@ def _texts(each: Compared) -> _Pair | None:
     source, column = each.source, each.column
     there, here = sql.quote(source.name), sql.quote(column.name)
     if each.encode:
-        encoded = _Text(_encoded(there), free=True, long=True)
-        return encoded, _characters(here, column)
+        mine = f"CAST({_characters(here, column).sql} AS BINARY)"
+        return _any(_encoded(there), long=True), _any(mine, long=True)
     for kinds, texts in _KINDS:
         if column.type in kinds:
             return texts(there, here, source, column)
@@ -136,15 +159,23 @@ def _texts(each: Compared) -> _Pair | None:
 
 
 def _as_numbers(there: str, here: str, source: Column, column: Column) -> _Pair | None:
-    """`+ 0` takes the zeros away that ZEROFILL puts in front."""
     if source.type not in _NUMBERS | {"bit"}:
         return None
     if column.type in _FLOATS:
-        return _plain(_double(f"{there} * 1e0")), _plain(_double(f"{here} * 1e0"))
+        return _Text(_double(f"{there} * 1e0")), _Text(_double(f"{here} * 1e0"))
     if source.type in _FLOATS:
         return None
     digits = source.scale_of_decimal - column.scale_of_decimal
-    return _plain(_scaled(f"CAST({there} + 0 AS CHAR)", digits, source)), _plain(f"{here} + 0")
+    number = _number(there, source)
+    if digits:
+        number = _scaled(f"CAST({number} AS CHAR)", digits, source)
+    return _Text(number), _Text(_number(here, column))
+
+
+def _number(name: str, column: Column) -> str:
+    """`+ 0` makes a number of a BIT, and takes the zeros away that ZEROFILL and YEAR print."""
+    plain = column.type not in {"bit", "year"} and "zerofill" not in column.full_type
+    return name if plain else f"{name} + 0"
 
 
 def _double(number: str) -> str:
@@ -179,6 +210,8 @@ def _as_moments(there: str, here: str, source: Column, column: Column) -> _Pair 
     if column.type == "date" and source.type != "date":
         return None
     text = f"CAST({there} AS CHAR)"
+    if source.type == column.type and source.size == column.size and column.type != "time":
+        return _Text(there), _Text(here)
     if source.type == "date" and column.type != "date":
         text = f"CONCAT({text}, ' 00:00:00')"
     fraction = 0 if source.type == "date" else source.size
@@ -189,7 +222,7 @@ def _as_moments(there: str, here: str, source: Column, column: Column) -> _Pair 
     elif fraction < kept:
         point = "." if fraction == 0 else ""
         text = f"CONCAT({text}, '{point}{'0' * (kept - fraction)}')"
-    return _plain(_unsigned_zero(text, column)), _plain(
+    return _Text(_unsigned_zero(text, column)), _Text(
         _unsigned_zero(f"CAST({here} AS CHAR)", column)
     )
 
@@ -206,14 +239,14 @@ def _as_characters(there: str, here: str, source: Column, column: Column) -> _Pa
     """What is told to a text column is the text that central prints (see `schema`)."""
     mine = _characters(here, column)
     if source.type == "json":
-        return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True, long=True), mine
+        return _any(f"CAST({there} AS CHAR)", long=True), mine
     if source.type in _TEXTS:
         return _characters(there, source), mine
     if source.type == "bit":
-        return _Text(f"CAST({there} + 0 AS BINARY)", free=True), mine
+        return _any(f"{there} + 0"), mine
     if source.type in _BINARIES | _FLOATS:
         return None  # the servers print a DOUBLE in their own ways
-    return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True), mine
+    return _any(f"CAST({there} AS CHAR)"), mine
 
 
 def _as_documents(there: str, here: str, source: Column, column: Column) -> _Pair | None:
@@ -221,8 +254,8 @@ def _as_documents(there: str, here: str, source: Column, column: Column) -> _Pai
     if source.type != "json":
         return None
     return (
-        _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True, long=True),
-        _Text(f"CAST(CAST({here} AS CHAR) AS BINARY)", free=True, long=True),
+        _any(f"CAST({there} AS CHAR)", long=True),
+        _any(f"CAST({here} AS CHAR)", long=True),
     )
 
 
@@ -233,9 +266,9 @@ def _as_bytes(there: str, here: str, source: Column, column: Column) -> _Pair | 
     if source.type in _BINARIES and source.type != "bit":
         return _bytes(there, source), mine
     if source.type == column.type and source.full_type == column.full_type:
-        return _plain(f"CAST({there} AS CHAR)"), _plain(f"CAST({here} AS CHAR)")
+        return _Text(f"CAST({there} AS CHAR)"), _Text(f"CAST({here} AS CHAR)")
     if source.type in _MOMENTS | values.INTEGER_TYPES | {"decimal", "year"}:
-        return _Text(f"CAST(CAST({there} AS CHAR) AS BINARY)", free=True), mine
+        return _any(f"CAST({there} AS CHAR)"), mine
     return None
 
 

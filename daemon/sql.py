@@ -467,10 +467,20 @@ class Sums:
         return Statement(" AND ".join(conditions) or "1", tuple(args))
 
 
+def _group(owner: str | None) -> str:
+    """An owner's name to group by, byte for byte, with a full stop behind it: trailing blanks count
+    so. (Grouping by a binary string takes MariaDB twice as long.)"""
+    return (
+        "'.'"
+        if owner is None
+        else f"CONCAT(CONVERT({owner} USING utf8mb4), '.') COLLATE utf8mb4_bin"
+    )
+
+
 def chunk_sums(sums: Sums, names: Collection[str], bounds: Range, note: str) -> Statement:
-    """Of each owner's rows in a range: the owner's name as bytes (empty where nobody owns rows),
-    how many there are, and the XOR of their checksums."""
-    whose = "''" if sums.owner is None else owner_as_bytes(sums.owner)
+    """Of each owner's rows in a range: the owner's name (empty where nobody owns rows) and a full
+    stop, how many there are, and the XOR of their checksums."""
+    whose = _group(sums.owner)
     inside = within(sums.key[0], bounds)
     chosen = sums.filter(names)
     return Statement(
@@ -483,7 +493,7 @@ def chunk_sums(sums: Sums, names: Collection[str], bounds: Range, note: str) -> 
 
 def key_sums(sums: Sums, keys: Collection[Key], note: str) -> Statement:
     """As `chunk_sums`, of the rows with these keys, whoever owns them."""
-    whose = "''" if sums.owner is None else owner_as_bytes(sums.owner)
+    whose = _group(sums.owner)
     these, chosen = among(sums.key, keys), sums.filter(None)
     return Statement(
         f"SELECT {whose} AS wpp_whose, COUNT(*), BIT_XOR({sums.row}) FROM {quote(sums.table)}"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from daemon import grid, local
-from daemon.aio import Clock
+from daemon.aio import Clock, together
 from daemon.central import Central, Sum
 from daemon.errors import TransientError
 from daemon.metrics import Metrics
@@ -185,8 +185,10 @@ class Reconcile:
 
     async def _compare(self, committer: Committer, chunk: Range) -> None:
         plan, instance = committer.plan, committer.instance
-        theirs = await self._central.chunk_sum(plan, instance, chunk, self.since)
-        ours = await local.chunk_sum(committer.connection, plan, chunk, committer.note)
+        theirs, ours = await together(
+            self._central.chunk_sum(plan, instance, chunk, self.since),
+            local.chunk_sum(committer.connection, plan, chunk, committer.note),
+        )
         self._metrics.reconcile_chunks.labels(instance, committer.entity).inc()
         self.tally.compared += max(theirs[0], ours[0])
         if theirs == ours:
@@ -226,8 +228,10 @@ class Reconcile:
             await self._list(committer, bounds, chunk)
             return
         plan = committer.plan
-        theirs = await self._central.part_sums(plan, committer.instance, chunk, width)
-        ours = await local.part_sums(committer.connection, plan, chunk, width, committer.note)
+        theirs, ours = await together(
+            self._central.part_sums(plan, committer.instance, chunk, width),
+            local.part_sums(committer.connection, plan, chunk, width, committer.note),
+        )
         for number in sorted(theirs.keys() | ours.keys()):
             there, here = theirs.get(number, (0, 0)), ours.get(number, (0, 0))
             if there != here:

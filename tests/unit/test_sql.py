@@ -387,18 +387,18 @@ MINE_TEXT = (
         ),
         (
             sql.chunk_sums(THEIRS, ["b", "a"], Range(1024, 2048), "n"),
-            "SELECT CAST(CONVERT(`instance` USING utf8mb4) AS BINARY) AS wpp_whose, COUNT(*),"
+            "SELECT CONCAT(CONVERT(`instance` USING utf8mb4), '.') COLLATE utf8mb4_bin AS wpp_whose, COUNT(*),"
             " BIT_XOR(row_sum) FROM `messages` FORCE INDEX (`PRIMARY`) WHERE `id` >= 1024 AND"
             " `id` < 2048 AND `instance` IN ('a', 'b') AND (x > '%') GROUP BY wpp_whose",
         ),
         (
             sql.chunk_sums(OURS, [], Range(None, None), "n"),
-            "SELECT '' AS wpp_whose, COUNT(*), BIT_XOR(row_sum) FROM `wpp_messages` WHERE 1 AND 1"
+            "SELECT '.' AS wpp_whose, COUNT(*), BIT_XOR(row_sum) FROM `wpp_messages` WHERE 1 AND 1"
             " GROUP BY wpp_whose",
         ),
         (
             sql.key_sums(THEIRS, [3, 4], "n"),
-            "SELECT CAST(CONVERT(`instance` USING utf8mb4) AS BINARY) AS wpp_whose, COUNT(*),"
+            "SELECT CONCAT(CONVERT(`instance` USING utf8mb4), '.') COLLATE utf8mb4_bin AS wpp_whose, COUNT(*),"
             " BIT_XOR(row_sum) FROM `messages` WHERE `id` IN (3, 4) AND (x > '%')"
             " GROUP BY wpp_whose",
         ),
