@@ -309,6 +309,7 @@ EVERYBODYS = SECTORS.model_copy(update={"through": None})
 THEIRS = sql.Sums("messages", ("id",), "PRIMARY", "row_sum", "`instance`", "x > '%'")
 OURS = sql.Sums("wpp_messages", ("id",), "", "row_sum")
 EVERY_ROW = Statement("1")
+WHOSE = "CONCAT(CONVERT(`instance` USING utf8mb4), '.') COLLATE utf8mb4_bin"
 MINE = sql.mine(MESSAGES, "nu'nes")
 OWNER = (
     "(SELECT `wpp_owner`.`instance` FROM `contacts` AS `wpp_owner`"
@@ -387,7 +388,7 @@ MINE_TEXT = (
         ),
         (
             sql.chunk_sums(THEIRS, ["b", "a"], Range(1024, 2048), "n"),
-            "SELECT CONCAT(CONVERT(`instance` USING utf8mb4), '.') COLLATE utf8mb4_bin AS wpp_whose, COUNT(*),"
+            f"SELECT {WHOSE} AS wpp_whose, COUNT(*),"
             " BIT_XOR(row_sum) FROM `messages` FORCE INDEX (`PRIMARY`) WHERE `id` >= 1024 AND"
             " `id` < 2048 AND `instance` IN ('a', 'b') AND (x > '%') GROUP BY wpp_whose",
         ),
@@ -398,7 +399,7 @@ MINE_TEXT = (
         ),
         (
             sql.key_sums(THEIRS, [3, 4], "n"),
-            "SELECT CONCAT(CONVERT(`instance` USING utf8mb4), '.') COLLATE utf8mb4_bin AS wpp_whose, COUNT(*),"
+            f"SELECT {WHOSE} AS wpp_whose, COUNT(*),"
             " BIT_XOR(row_sum) FROM `messages` WHERE `id` IN (3, 4) AND (x > '%')"
             " GROUP BY wpp_whose",
         ),
