@@ -26,17 +26,18 @@ from rich.table import Table
 
 from daemon.aio import wait_first
 from daemon.app import stop_on_signals
-from daemon.client import Client
+from daemon.client import Client, instance_path
 from daemon.demo import central as central_data
-from daemon.demo.compare import compare, report, subject
+from daemon.demo.compare import compare, compare_derived, report, subject
 from daemon.demo.server import MariaDB
 from daemon.demo.traffic import Traffic
 from daemon.errors import EXIT_FAILED, EXIT_OK, DaemonUnreachableError, WppSyncError
 
 INSTANCES = ("nunes", "karsten", "oliveira")
-ENTITIES = ("messages", "chats")
+ENTITIES = ("messages", "chats", "contacts", "contact_sectors", "schedules")
 SEED_MESSAGES = 40_000
 ROWS_PER_SECOND = 200.0
+EDITS_PER_SECOND = 20.0
 
 # How long the daemon may take to catch up when the traffic has ended.
 CATCH_UP_SECONDS = 60.0
@@ -61,14 +62,19 @@ async def _demo(directory: Path, seconds: float | None, console: Console) -> int
         log = directory / "daemon.log"
         with _daemon(config, log) as process:
             client = Client(directory / "control.sock")
-            traffic = Traffic(databases["central"], INSTANCES, ROWS_PER_SECOND)
+            traffic = Traffic(
+                databases["central"], INSTANCES, ROWS_PER_SECOND, edits_per_second=EDITS_PER_SECOND
+            )
             console.print(
                 f"the daemon runs (process {process.pid}); the application writes about"
-                f" {ROWS_PER_SECOND:.0f} rows/s; Ctrl-C ends the demo and compares both sides"
+                f" {ROWS_PER_SECOND:.0f} rows/s and changes or deletes others"
+                f" {EDITS_PER_SECOND:.0f} times a second; Ctrl-C ends the demo and compares both"
+                " sides"
             )
             watch = _Watch(client, traffic, console, process, log)
             await _live(traffic, watch, stop, seconds)
             await watch.caught_up()
+            await watch.reconciled()
         return _verdict(databases, traffic, console)
 
 
@@ -117,6 +123,8 @@ def _write_config(directory: Path, databases: Mapping[str, Mapping[str, object]]
         "instances": {name: dict(databases[name]) for name in INSTANCES},
         "control": {"socket": str(directory / "control.sock")},
         "http": {"listen": "127.0.0.1:0"},
+        # Shorter than the defaults, so that what changes shows while one looks.
+        "sync": {"hot_interval": "2s", "whole_interval": "5s"},
     }
     path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
     return path
@@ -157,7 +165,9 @@ async def _live(
             ended.set()
             showing.cancel()
     except ExceptionGroup as group_of:
-        error = group_of.exceptions[0]
+        error: BaseException = group_of
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         raise WppSyncError(f"the demo failed: {error}") from error
 
 
@@ -212,11 +222,22 @@ class _Watch:
             if (
                 time.monotonic() - began > 1  # a head younger than the last commit
                 and len(found) == len(INSTANCES)
-                and all(entity["head"] == entity["settled_id"] for entity in entities)
+                and all(entity["head"] in {None, entity["settled_id"]} for entity in entities)
             ):
                 return
             await asyncio.sleep(0.2)
         raise WppSyncError(f"not caught up after {CATCH_UP_SECONDS:.0f} s:\n{self._log_end()}")
+
+    async def reconciled(self) -> None:
+        """Have everything compared now that central is still; what differs are changes that were
+        not due yet."""
+        for name in INSTANCES:
+            found = await self._client.post(instance_path(name, "reconcile"), {})
+            told = ", ".join(
+                f"{each['entity']} {each['missing'] + each['differing'] + each['extra']}"
+                for each in found["entities"]
+            )
+            self._console.print(f"wpp-sync reconcile {name}: rows brought up to date: {told}")
 
     async def _status(self) -> list[dict[str, Any]]:
         if self._process.poll() is not None:
@@ -266,7 +287,9 @@ def _verdict(
     counters = traffic.counters
     console.print(
         f"the application committed {sum(counters.rows_committed.values()):,} rows in"
-        f" {counters.transactions:,} transactions and rolled {counters.rolled_back:,} back"
+        f" {counters.transactions:,} transactions and rolled {counters.rolled_back:,} back;"
+        f" it changed or deleted {counters.edits.total():,} rows: "
+        + ", ".join(f"{number} {name}" for name, number in counters.edits.most_common())
     )
     began = time.monotonic()
     compared = [
@@ -274,6 +297,7 @@ def _verdict(
         for instance in INSTANCES
         for entity in ENTITIES
     ]
+    compared += [compare_derived(databases[instance], instance) for instance in INSTANCES]
     console.print(f"compared value by value in {time.monotonic() - began:.1f} s:")
     console.print(report(compared), markup=False)
     if all(one.equal for one in compared):

@@ -2,7 +2,8 @@
 
 Several writers insert messages and chats in transactions of different lengths, at the same time,
 so that a lower id often becomes visible after a higher one; some transactions roll back and leave
-holes for good. A writer whose server goes away comes back when the server does.
+holes for good. One more, if asked for, changes and deletes what is there: statuses, chats, contacts
+and what follows them. A writer whose server goes away comes back when the server does.
 
 The application is not the daemon: this is the one module besides `daemon.db` that uses the driver.
 """
@@ -48,8 +49,9 @@ CONTACTS_PER_INSTANCE = 1_000
 CHATS_PER_INSTANCE = 50
 
 # Error numbers after which an application tries again: too many connections, shutting down, lock
-# wait timeout, deadlock, interrupted, killed; and the client's own: no server, lost server.
-TRY_AGAIN = frozenset({1040, 1053, 1205, 1213, 1317, 1927, 2002, 2003, 2006, 2013, 2014})
+# wait timeout, deadlock, interrupted, killed, a chat or contact that was deleted meanwhile; and the
+# client's own: no server, lost server.
+TRY_AGAIN = frozenset({1040, 1053, 1205, 1213, 1317, 1452, 1927, 2002, 2003, 2006, 2013, 2014})
 
 MESSAGE_INSERT = (
     "INSERT INTO messages (instance, wwebjs_id, waba_id, `from`, `to`, type, chat_id, contact_id,"
@@ -72,6 +74,9 @@ class Counters:
     """
 
     rows_committed: Counter[str] = field(default_factory=Counter)
+    edits: Counter[str] = field(default_factory=Counter)
+    """Rows changed or deleted, by what was done to them; cascades are not counted."""
+
     transactions: int = 0
     rolled_back: int = 0
     interrupted: int = 0
@@ -94,6 +99,7 @@ class Traffic:
         seed: int = 1,
         *,
         writers: int = 8,
+        edits_per_second: float = 0.0,
     ) -> None:
         self.counters = Counters()
         self._central = central
@@ -110,6 +116,16 @@ class Traffic:
             )
             for number in range(writers)
         ]
+        self._editor = (
+            _Editor(
+                draw=random.Random(f"{seed}/edits"),
+                instances=self._instances,
+                seconds=1 / edits_per_second,
+                counters=self.counters,
+            )
+            if edits_per_second
+            else None
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write until `stop` is set; then finish the open transactions and return.
@@ -128,8 +144,10 @@ class Traffic:
             for writer in self._writers:
                 writer.contacts = contacts
                 group.create_task(self._write(writer, stop), name=f"traffic {writer.name}")
+            if self._editor is not None:
+                group.create_task(self._write(self._editor, stop), name="traffic edits")
 
-    async def _write(self, writer: _Writer, stop: asyncio.Event) -> None:
+    async def _write(self, writer: _Writer | _Editor, stop: asyncio.Event) -> None:
         async def write(connection: Any) -> None:
             await writer.write(connection, stop)
 
@@ -270,6 +288,123 @@ class _Writer:
 
     def _one_or_none(self, choices: Sequence[int]) -> int | None:
         return self._draw.choice(choices) if choices and self._draw.random() < 0.8 else None
+
+
+# What is done to rows that are there already: how often beside others, of which table a row is
+# chosen (@id), and the statements of one transaction.
+_EDITS: Mapping[str, tuple[int, str, Sequence[str]]] = {
+    "statuses": (
+        30,
+        "messages",
+        [
+            "UPDATE messages SET status_timestamp = UNIX_TIMESTAMP(), status = CASE status"
+            " WHEN 'PENDING' THEN 'SENT' WHEN 'SENT' THEN 'RECEIVED' ELSE 'READ' END"
+            " WHERE id BETWEEN @id - 5 AND @id AND status IN ('PENDING', 'SENT', 'RECEIVED')"
+        ],
+    ),
+    "chats finished": (
+        15,
+        "chats",
+        [
+            "UPDATE chats SET is_finished = 1, finished_at = NOW(3), finished_by = 7"
+            " WHERE id BETWEEN @id - 5 AND @id AND is_finished = 0"
+        ],
+    ),
+    "messages edited": (
+        10,
+        "messages",
+        ["UPDATE messages SET body = CONCAT(body, ' ✏️'), is_edited = 1 WHERE id = @id"],
+    ),
+    "messages deleted": (10, "messages", ["DELETE FROM messages WHERE id = @id"]),
+    "chats deleted": (3, "chats", ["DELETE FROM chats WHERE id = @id"]),
+    "contacts edited": (
+        10,
+        "contacts",
+        ["UPDATE contacts SET name = %(text)s, is_deleted = 1 - is_deleted WHERE id = @id"],
+    ),
+    "phones swapped": (
+        5,
+        "contacts",
+        [
+            "SET @other = (SELECT MAX(id) FROM contacts"
+            " WHERE id < @id AND instance = %(instance)s)",
+            "SET @here = (SELECT phone FROM contacts WHERE id = @id)",
+            "SET @there = (SELECT phone FROM contacts WHERE id = @other)",
+            "UPDATE contacts SET phone = NULL WHERE id = @id AND @other IS NOT NULL",
+            "UPDATE contacts SET phone = @here WHERE id = @other",
+            "UPDATE contacts SET phone = @there WHERE id = @id AND @other IS NOT NULL",
+        ],
+    ),
+    "contacts deleted": (2, "contacts", ["DELETE FROM contacts WHERE id = @id"]),
+    "sectors added": (
+        5,
+        "contacts",
+        [
+            "INSERT IGNORE INTO contacts_sectors (contactId, sectorId)"
+            " SELECT id, %(old)s FROM contacts WHERE id = @id"
+        ],
+    ),
+    "sectors removed": (5, "contacts", ["DELETE FROM contacts_sectors WHERE contactId = @id"]),
+    "schedules moved": (
+        5,
+        "schedules",
+        ["UPDATE schedules SET schedule_date = schedule_date + INTERVAL 1 HOUR WHERE id = @id"],
+    ),
+    "schedules deleted": (2, "schedules", ["DELETE FROM schedules WHERE id = @id"]),
+}
+_MOST_OLD = 400
+
+
+class _Editor:
+    """The application's process that changes and deletes what is there."""
+
+    def __init__(
+        self,
+        *,
+        draw: random.Random,
+        instances: Sequence[str],
+        seconds: float,
+        counters: Counters,
+    ) -> None:
+        self._draw = draw
+        self._instances = instances
+        self._seconds = seconds
+        self._counters = counters
+
+    async def write(self, connection: Any, stop: asyncio.Event) -> None:
+        """Edit at the editor's rate until `stop` is set."""
+        names = list(_EDITS)
+        weights = [weight for weight, _, _ in _EDITS.values()]
+        while not stop.is_set():
+            (name,) = self._draw.choices(names, weights)
+            try:
+                await self._edit(connection, name)
+            except Error as error:
+                if error.args[0] not in TRY_AGAIN:
+                    raise
+                self._counters.interrupted += 1
+                await connection.rollback()
+            await wait_first(self._seconds, stop)
+
+    async def _edit(self, connection: Any, name: str) -> None:
+        values = {
+            "instance": self._draw.choice(self._instances),
+            # Mostly what is new, sometimes what has long been settled.
+            "old": int(_MOST_OLD * self._draw.random() ** 3),
+            "text": self._draw.choice(AWKWARD_TEXTS),
+        }
+        rows = 0
+        _, table, statements = _EDITS[name]
+        choose = (
+            f"SET @id = (SELECT id FROM {table} WHERE instance = %(instance)s"
+            " ORDER BY id DESC LIMIT 1 OFFSET %(old)s)"
+        )
+        await connection.begin()
+        async with connection.cursor() as cursor:
+            for statement in (choose, *statements):
+                rows += max(0, await cursor.execute(statement, values))
+        await connection.commit()
+        self._counters.edits[name] += rows
 
 
 @asynccontextmanager
