@@ -307,7 +307,8 @@ def _encoded(name: str) -> str:
     # The bytes of characters beyond ASCII: C0, C1 and F5 to FF are none of them.
     every = _replaced(ascii_, [*range(0x80, 0xC0), *range(0xC2, 0xF5)])
     return (
-        f"IF({text} REGEXP '^[-A-Za-z0-9_.!~*''()]*$', {text},"
+        # No anchors: to PCRE a `$` is also before the last newline.
+        f"IF({text} NOT REGEXP '[^-A-Za-z0-9_.!~*''()]', {text},"
         f" IF(LENGTH({text}) = CHAR_LENGTH(CONVERT({name} USING utf8mb4)), {ascii_}, {every}))"
     )
 
