@@ -21,7 +21,7 @@ from daemon import config, db, local, schema, sql, state
 from daemon.aio import Backoff, Clock, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
-from daemon.entities import Derived, Entity
+from daemon.entities import Entity
 from daemon.errors import (
     DatabaseError,
     MissingError,
@@ -127,6 +127,9 @@ class Instance:
         """The state rows as last read or written."""
 
         self.entity_errors: dict[str, WppSyncError] = {}
+        self.derived_errors: dict[str, WppSyncError] = {}
+        """Why a table cannot be derived; the entity that it is derived from goes on without it."""
+
         self.quarantined: dict[str, int] = {}
         """Rows in quarantine, by entity, as last known."""
 
@@ -174,6 +177,11 @@ class Instance:
     def entities(self) -> Mapping[str, Entity]:
         """The entities of this instance that are not switched off."""
         return {name: entity for name, entity in self.settings.entities.items() if entity.enabled}
+
+    @property
+    def errors(self) -> Mapping[str, WppSyncError]:
+        """What is wrong with single entities."""
+        return {**self.derived_errors, **self.entity_errors}
 
     @property
     def opened(self) -> bool:
@@ -321,7 +329,7 @@ class Instance:
                 self._forget_motions()
                 raise
             self._note_result(result, skip)
-            for entity, error in self.entity_errors.items():
+            for entity, error in self.errors.items():
                 if entity not in skip:  # those that did not even begin are errors of this pass, too
                     result.errors.setdefault(entity, error)
             if result.total:
@@ -354,8 +362,8 @@ class Instance:
                 self._replanned.discard(entity)
                 if self.entity_errors.pop(entity, None) is not None:
                     self._log.info("entity recovered", entity=entity)
-        if self.entity_errors:
-            self.error = next(iter(self.entity_errors.values()))
+        if self.errors:
+            self.error = next(iter(self.errors.values()))
             self._set_state("failed")
         else:
             self.error = None
@@ -554,6 +562,9 @@ class Instance:
                 self.motions[name].asked = asked
 
     async def _make_motions(self, connection: Connection, skip: Collection[str]) -> None:
+        for name in self.derived_errors:
+            if name in self.motions and self._retry_at.get(name, 0.0) <= self._clock():
+                self._forget_motion(name)  # perhaps the derived table was mended
         wanted = [
             entity
             for name, entity in self.entities.items()
@@ -582,8 +593,8 @@ class Instance:
         if entity.motion == "incremental":
             await self._begin_again_if_empty(connection, plan)
         note = f"{self.name} {entity.name}"
+        derived = await self._derived(connection, entity, source, plan)
         remembered = await state.read_round(connection, entity.name, note)
-        derived = [await self._derived(connection, each, source, plan) for each in entity.derived]
         committer = await self._committer(connection, plan, self.states[entity.name], derived)
         shared, intervals = self._shared, self._shared.intervals
         following = hot = None
@@ -639,11 +650,27 @@ class Instance:
         )
 
     async def _derived(
-        self, connection: Connection, derived: Derived, source: Table, plan: Plan
-    ) -> DerivedTable:
-        note = f"{self.name} schema {derived.local}"
-        target = await schema.read(connection, derived.local, note)
-        return DerivedTable.plan(derived, source, target, plan)
+        self, connection: Connection, entity: Entity, source: Table, plan: Plan
+    ) -> list[DerivedTable]:
+        """What can be derived from the entity's table. What cannot is told: it must not keep the
+        rows themselves from being copied."""
+        found: list[DerivedTable] = []
+        self.derived_errors.pop(entity.name, None)
+        for derived in entity.derived:
+            note = f"{self.name} schema {derived.local}"
+            target = await schema.read(connection, derived.local, note)
+            try:
+                found.append(DerivedTable.plan(derived, source, target, plan))
+            except SchemaError as error:
+                self.derived_errors[entity.name] = error
+                self._retry_at[entity.name] = self._clock() + jittered(SLOW_RETRY_SECONDS)
+                note = f"{self.name} state"
+                await state.write_derived(connection, entity.name, note, compared=False)
+                self._log.error(
+                    "cannot be derived", entity=entity.name, table=derived.local,
+                    error=error.message, hint=error.hint,
+                )  # fmt: skip
+        return found
 
     async def _tables(self, connection: Connection, entity: Entity) -> tuple[Table, Plan]:
         """The local table as it stands now, and how the entity is copied to it."""

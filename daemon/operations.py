@@ -242,7 +242,7 @@ def _status(
 
 def _entity_status(instance: Instance, name: str, known: State | None) -> dict[str, Any]:
     motion = instance.motions.get(name)
-    error = instance.entity_errors.get(name)
+    error = instance.errors.get(name)
     settled = motion.settled if motion else known.settled if known else 0
     follows = instance.entities[name].motion == "incremental"
     return {

@@ -161,11 +161,14 @@ async def write_round(
     )
 
 
-async def write_derived(connection: Connection, entity: str, note: str) -> None:
-    """Remember that what is derived from the entity's table was compared."""
+async def write_derived(
+    connection: Connection, entity: str, note: str, *, compared: bool = True
+) -> None:
+    """Remember that what is derived from the entity's table was compared, or is not kept now."""
+    at = "CURRENT_TIMESTAMP" if compared else "NULL"
     await connection.execute(
         Statement(
-            "UPDATE wpp_sync_state SET derived_at = CURRENT_TIMESTAMP,"
+            f"UPDATE wpp_sync_state SET derived_at = {at},"
             " last_synced_at = last_synced_at WHERE entity = %s",
             (entity,),
             note,

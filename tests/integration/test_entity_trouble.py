@@ -154,3 +154,41 @@ async def test_a_reset_made_elsewhere_is_seen_while_nothing_can_be_written(
         instance._connection.used_at = asyncio.get_running_loop().time() + 60  # type: ignore[union-attr]
         await a_pass(instance)
         assert instance.states["messages"].last_synced_id == 10
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ("DROP TABLE wpp_last_messages", "CREATE TABLE wpp_last_messages LIKE kept"),
+        (
+            "ALTER TABLE wpp_last_messages MODIFY body VARCHAR(10) NULL",
+            "ALTER TABLE wpp_last_messages MODIFY body LONGTEXT NULL",
+        ),
+    ],
+)
+async def test_a_derived_table_that_cannot_be_kept_does_not_keep_its_messages(
+    databases: Databases, write_config: WriteConfig, broken: str, mended: str
+) -> None:
+    central, local = databases
+    mirror.run(
+        central,
+        "INSERT INTO contacts (id, name, instance, is_deleted, is_blocked, is_only_admin,"
+        " created_at) VALUES (1, 'a', 'nunes', 0, 0, 0, NOW())",
+    )
+    mirror.insert_message(central, 1, contact_id="1")
+    config = write_config(central, {"nunes": local})
+    async with one(config) as instance:
+        await a_pass(instance)
+    mirror.run(local, f"CREATE TABLE kept LIKE wpp_last_messages; {broken}")
+    mirror.insert_message(central, 2, contact_id="1")
+    async with one(config) as instance:
+        result = await instance.sync_pass(asyncio.Event())
+        assert mirror.local_ids(local) == [1, 2]
+        assert "wpp_last_messages" in result.errors["messages"].message
+        assert str(instance.state) == "failed"
+        mirror.run(local, mended)
+        instance._retry_at.clear()
+        await a_pass(instance)
+        assert str(instance.state) == "idle"
+        await a_pass(instance)
+        assert mirror.rows(local, "SELECT id FROM wpp_last_messages") == [["2"]]
