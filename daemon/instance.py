@@ -163,6 +163,7 @@ class Instance:
         self._asked: dict[str, Reconcile] = {}
         """The comparisons that somebody has asked for."""
 
+        self._comparing = asyncio.Lock()
         self._compare_whole = False
         self._state_is_old = False
         self._heartbeat_at = self._clock()
@@ -673,19 +674,20 @@ class Instance:
 
         Raises as `sync_pass` does, and the error of an entity that cannot be compared.
         """
-        self._shared.central.expire_heads()
         found: dict[str, Tally] = {}
-        for entity in entities:
-            asked = self._asked[entity] = self._new_round(dry_run=False)
-            found[entity] = asked.tally
-            skip = [name for name in self.entities if name != entity]
-            try:
-                while not asked.finished and not stop.is_set():
-                    result = await self.sync_pass(stop, skip, one_turn=True)
-                    if entity in result.errors:
-                        raise result.errors[entity]
-            finally:
-                del self._asked[entity]
+        async with self._comparing:  # one after the other, so that each has rounds of its own
+            self._shared.central.expire_heads()
+            for entity in entities:
+                asked = self._asked[entity] = self._new_round(dry_run=False)
+                found[entity] = asked.tally
+                skip = [name for name in self.entities if name != entity]
+                try:
+                    while not asked.finished and not stop.is_set():
+                        result = await self.sync_pass(stop, skip, one_turn=True)
+                        if entity in result.errors:
+                            raise result.errors[entity]
+                finally:
+                    del self._asked[entity]
         return found
 
     async def compare(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
