@@ -535,10 +535,13 @@ class Instance:
             return
         self._heartbeat_at = self._clock()
         self._state_is_old = False
-        found = await state.read(connection, f"{self.name} heartbeat")
+        note = f"{self.name} heartbeat"
+        found = await state.read(connection, note)
+        never_compared = await state.never_compared(connection, note)
         for entity, motion in list(self.motions.items()):
             now = found.get(entity)
-            if now is None or not now.same(motion.state):
+            reset = motion.end_is_written and entity in never_compared
+            if reset or now is None or not now.same(motion.state):
                 self._log.info("starting over", entity=entity, reason="its state row was changed")
                 self._forget_motion(entity)
 

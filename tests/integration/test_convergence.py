@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from daemon import operations
 from daemon.demo import central as central_data
 from daemon.instance import Instance
 from tests import mirror
-from tests.in_process import one, settle
+from tests.in_process import a_pass, one, settle
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -83,3 +85,50 @@ async def test_two_comparisons_of_one_entity_at_a_time_both_end(
         async with asyncio.timeout(30):
             found = await asyncio.gather(*(operations.reconcile(i, "contacts") for _ in range(3)))
         assert all(tallies["contacts"].compared > 0 for tallies in found)
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["by this process", "by another"])
+async def test_a_reset_entity_without_a_watermark_is_compared_with_the_next_pass(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    seed(databases)
+    local = databases.local
+    config = write_config(databases.central, {"nunes": local}, **EVERYTHING)
+    async with one(config) as i:
+        await a_pass(i)
+        mirror.run(local, "UPDATE wpp_contacts SET name = 'wrong'")
+        await a_pass(i)
+        wrong = "SELECT COUNT(*) FROM wpp_contacts WHERE name = 'wrong'"
+        assert mirror.rows(local, wrong) != [["0"]], "it is not due by itself"
+        if here:
+            await operations.reset_sync_state(i, "contacts")
+        else:
+            async with one(config) as other:
+                await operations.reset_sync_state(other, "contacts")
+            monkeypatch.setattr("daemon.instance.HEARTBEAT_SECONDS", 0.0)
+        await a_pass(i)
+        assert mirror.rows(local, wrong) == [["0"]]
+
+
+async def test_what_was_given_up_is_tried_again_after_a_reset(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    seed(databases)
+    async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
+        await a_pass(i)
+        mirror.run(
+            local, "ALTER TABLE wpp_contact_sectors ADD CONSTRAINT few CHECK (sector_id < 1000000)"
+        )
+        contact = mirror.rows(local, "SELECT MIN(id) FROM wpp_contacts")[0][0]
+        mirror.run(central, f"INSERT INTO contacts_sectors VALUES ({contact}, 1000001)")
+        await operations.reconcile(i, "contact_sectors")
+        assert await operations.discard_quarantine(i) == 1
+        given_up = "SELECT COUNT(*) FROM wpp_sync_quarantine WHERE discarded_at IS NOT NULL"
+        assert mirror.rows(local, given_up) == [["1"]]
+        mirror.run(local, "ALTER TABLE wpp_contact_sectors DROP CONSTRAINT few")
+        await operations.reset_sync_state(i, "contact_sectors")
+        await a_pass(i)
+        there = "SELECT COUNT(*) FROM wpp_contact_sectors WHERE sector_id = 1000001"
+        assert mirror.rows(local, there) == [["1"]]
+        assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_sync_quarantine") == [["0"]]
