@@ -50,7 +50,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast comparisons in the background go over central's tables."""
+    """How fast comparisons in the background go over each of central's tables."""
 
     rows_per_second: float = 100_000.0
     max_threads_running: int = 25
@@ -153,7 +153,7 @@ class Central:
         self._chunks: OrderedDict[tuple[Sums, int | None], _Chunk] = OrderedDict()
         self._shifts: dict[str, int] = defaultdict(lambda: grid.FIRST_SHIFT)
         self._asked: dict[Sums, list[_Asked]] = {}
-        self._next_chunk_at = float("-inf")
+        self._next_chunk_at: dict[str, float] = defaultdict(lambda: float("-inf"))
         self._load_at = float("-inf")
         self._busy = False
 
@@ -463,7 +463,7 @@ class Central:
             self._shifts[table] = max(grid.LEAST_SHIFT, self._shifts[table] - 1)
         elif seconds < quick and whole:
             self._shifts[table] = min(grid.MOST_SHIFT, self._shifts[table] + 1)
-        self._next_chunk_at = self._clock() + rows / self._pace.rows_per_second
+        self._next_chunk_at[table] = self._clock() + rows / self._pace.rows_per_second
 
     async def may_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> bool:
         """Whether a background comparison may ask for this chunk now: it costs nothing, or it is
@@ -475,7 +475,9 @@ class Central:
             and (known.lock.locked() or known.serves(instance, since))
         ):
             return True
-        if self._clock() < self._next_chunk_at:
+        # Each table has its own pace: a large one, whose round takes an hour, would always be the
+        # first to ask when the next chunk may be summed.
+        if self._clock() < self._next_chunk_at[plan.entity.central]:
             return False
         if self._clock() - self._load_at >= self.LOAD_AGE:
             self._load_at = self._clock()

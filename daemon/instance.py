@@ -166,6 +166,7 @@ class Instance:
         self._asked: dict[str, Reconcile] = {}
         """The comparisons that somebody has asked for."""
 
+        self._comparing = asyncio.Lock()
         self._compare_whole = False
         self._state_is_old = False
         self._heartbeat_at = self._clock()
@@ -542,10 +543,13 @@ class Instance:
             return
         self._heartbeat_at = self._clock()
         self._state_is_old = False
-        found = await state.read(connection, f"{self.name} heartbeat")
+        note = f"{self.name} heartbeat"
+        found = await state.read(connection, note)
+        never_compared = await state.never_compared(connection, note)
         for entity, motion in list(self.motions.items()):
             now = found.get(entity)
-            if now is None or not now.same(motion.state):
+            reset = motion.end_is_written and entity in never_compared
+            if reset or now is None or not now.same(motion.state):
                 self._log.info("starting over", entity=entity, reason="its state row was changed")
                 self._forget_motion(entity)
 
@@ -700,19 +704,20 @@ class Instance:
 
         Raises as `sync_pass` does, and the error of an entity that cannot be compared.
         """
-        self._shared.central.expire_heads()
         found: dict[str, Tally] = {}
-        for entity in entities:
-            asked = self._asked[entity] = self._new_round(dry_run=False)
-            found[entity] = asked.tally
-            skip = [name for name in self.entities if name != entity]
-            try:
-                while not asked.finished and not stop.is_set():
-                    result = await self.sync_pass(stop, skip, one_turn=True)
-                    if entity in result.errors:
-                        raise result.errors[entity]
-            finally:
-                del self._asked[entity]
+        async with self._comparing:  # one after the other, so that each has rounds of its own
+            self._shared.central.expire_heads()
+            for entity in entities:
+                asked = self._asked[entity] = self._new_round(dry_run=False)
+                found[entity] = asked.tally
+                skip = [name for name in self.entities if name != entity]
+                try:
+                    while not asked.finished and not stop.is_set():
+                        result = await self.sync_pass(stop, skip, one_turn=True)
+                        if entity in result.errors:
+                            raise result.errors[entity]
+                finally:
+                    del self._asked[entity]
         return found
 
     async def compare(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:

@@ -116,8 +116,8 @@ async def discard_quarantine(
             and (not keys or entry.id in keys)
         ]
         for name in {entry.entity for entry in chosen}:
-            ids = [entry.id for entry in chosen if entry.entity == name]
-            await quarantine.discard(connection, name, ids, note)
+            given_up = [(entry.id, entry.id2) for entry in chosen if entry.entity == name]
+            await quarantine.discard(connection, name, given_up, note)
     instance.retry_quarantine()  # so that it counts what is left
     return len(chosen)
 
@@ -175,6 +175,7 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
         )
     entities = followed if entity == ALL else [entity]
     async with _connected(instance, "reset") as (connection, note):
+        await quarantine.take_up_again(connection, entities, note)
         await state.reset(connection, entities, resync=resync, note=note)
     instance.start_over()
     return entities

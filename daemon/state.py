@@ -138,6 +138,14 @@ async def read_round(connection: Connection, entity: str, note: str) -> Round:
     )
 
 
+async def never_compared(connection: Connection, note: str) -> set[str]:
+    """The entities of which no round has ended, ever or since they were reset."""
+    rows = await connection.fetch(
+        Statement("SELECT entity FROM wpp_sync_state WHERE reconciled_at IS NULL", (), note)
+    )
+    return {(entity or b"").decode().strip().lower() for (entity,) in rows}
+
+
 async def write_round(
     connection: Connection,
     entity: str,

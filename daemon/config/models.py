@@ -148,8 +148,8 @@ class Sync(Section):
     """Seconds between two comparisons of the rows that are known to change soon."""
 
     reconcile_rows_per_second: Annotated[WholeNumber, Field(ge=1_000)] = 100_000
-    """Rows of central that comparisons in the background go over in a second at most; a row costs
-    central some 3 µs."""
+    """Rows of each central table that comparisons in the background go over in a second at most; a
+    row costs central some 3 µs."""
 
     max_threads_running: Annotated[WholeNumber, Field(ge=1)] = 25
     """Comparisons in the background wait while more threads are at work in central."""

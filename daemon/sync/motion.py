@@ -68,6 +68,10 @@ class Motion:
         self.compared_at: float | None = None
         """When the last one ended, in seconds of the clock."""
 
+        self.end_is_written = remembered.age is not None
+        """The state row says that a round has ended. Where it does no more, somebody has reset the
+        entity: of one without a watermark nothing else changes."""
+
         self._interval = interval
         self._central = central
         self._metrics = metrics
@@ -278,6 +282,7 @@ class Motion:
             synced=ended and self.incremental is None,
             note=self.committer.note,
         )
+        self.end_is_written = self.end_is_written or ended
 
     async def _derived_step(self, stop: asyncio.Event) -> None:
         """Compare what is derived from the table with the table, a bounded part of it at a time."""

@@ -208,3 +208,15 @@ async def discard(connection: Connection, entity: str, given_up: Collection[Key]
             note,
         )
     )
+
+
+async def take_up_again(connection: Connection, entities: Collection[str], note: str) -> None:
+    """What was given up of these entities waits again: they begin anew."""
+    for entity in entities:
+        await connection.execute(
+            Statement(
+                "UPDATE wpp_sync_quarantine SET discarded_at = NULL WHERE entity = %s",
+                (entity,),
+                note,
+            )
+        )

@@ -1,0 +1,134 @@
+"""What compares both sides keeps nobody waiting, and forgets nothing that it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import operations
+from daemon.demo import central as central_data
+from daemon.instance import Instance
+from tests import mirror
+from tests.in_process import a_pass, one, settle
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+WriteConfig = Callable[..., Path]
+
+EVERYTHING: dict[str, object] = {"entities": {}, "sync": {"settle": "1s"}}
+
+
+def seed(databases: Databases, messages: int = 400) -> None:
+    mirror.seed(
+        databases.central, central_data.seed_varied(["nunes", "karsten"], messages=messages)
+    )
+
+
+@asynccontextmanager
+async def running(instance: Instance) -> AsyncIterator[None]:
+    """The instance's loop goes on meanwhile, as it does in the daemon."""
+    stop = asyncio.Event()
+    loop = asyncio.create_task(instance.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await loop
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        await asyncio.sleep(0.1)
+
+
+async def test_a_long_round_over_one_table_does_not_keep_the_others_from_theirs(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    seed(databases)
+    mirror.seed(central, [central_data.seed_bulk("nunes", 30_000, 50, first_id=100_000)])
+    sync = {"settle": "1s", "reconcile_rows_per_second": 1_000, "whole_interval": "1s"}
+    config = write_config(
+        central, {"nunes": {**local, "poll_interval": "200ms"}}, entities={}, sync=sync
+    )
+
+    def under_way() -> bool:
+        messages, contacts = i.motions.get("messages"), i.motions.get("contacts")
+        compared = contacts is not None and contacts.compared_at is not None
+        return compared and messages is not None and messages.round is not None
+
+    async with one(config) as i, running(i):
+        await until(under_way)
+        for name in ("first", "second"):
+            mirror.run(central, f"UPDATE contacts SET name = '{name}' WHERE instance = 'nunes'")
+            here = "SELECT DISTINCT name FROM wpp_contacts"
+            await until(lambda: mirror.rows(local, here) == [[name]])  # noqa: B023 - not kept
+        assert under_way(), "or the round was too short to be in anybody's way"
+
+
+async def test_two_comparisons_of_one_entity_at_a_time_both_end(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    seed(databases)
+    async with one(write_config(databases.central, {"nunes": databases.local}, **EVERYTHING)) as i:
+        await settle(i)
+        async with asyncio.timeout(30):
+            found = await asyncio.gather(*(operations.reconcile(i, "contacts") for _ in range(3)))
+        assert all(tallies["contacts"].compared > 0 for tallies in found)
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["by this process", "by another"])
+async def test_a_reset_entity_without_a_watermark_is_compared_with_the_next_pass(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    seed(databases)
+    local = databases.local
+    config = write_config(databases.central, {"nunes": local}, **EVERYTHING)
+    async with one(config) as i:
+        await a_pass(i)
+        mirror.run(local, "UPDATE wpp_contacts SET name = 'wrong'")
+        await a_pass(i)
+        wrong = "SELECT COUNT(*) FROM wpp_contacts WHERE name = 'wrong'"
+        assert mirror.rows(local, wrong) != [["0"]], "it is not due by itself"
+        if here:
+            await operations.reset_sync_state(i, "contacts")
+        else:
+            async with one(config) as other:
+                await operations.reset_sync_state(other, "contacts")
+            monkeypatch.setattr("daemon.instance.HEARTBEAT_SECONDS", 0.0)
+        await a_pass(i)
+        assert mirror.rows(local, wrong) == [["0"]]
+
+
+async def test_what_was_given_up_is_tried_again_after_a_reset(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    seed(databases)
+    async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
+        await a_pass(i)
+        mirror.run(
+            local, "ALTER TABLE wpp_contact_sectors ADD CONSTRAINT few CHECK (sector_id < 1000000)"
+        )
+        contact = mirror.rows(local, "SELECT MIN(id) FROM wpp_contacts")[0][0]
+        mirror.run(central, f"INSERT INTO contacts_sectors VALUES ({contact}, 1000001)")
+        await operations.reconcile(i, "contact_sectors")
+        assert await operations.discard_quarantine(i) == 1
+        given_up = "SELECT COUNT(*) FROM wpp_sync_quarantine WHERE discarded_at IS NOT NULL"
+        assert mirror.rows(local, given_up) == [["1"]]
+        mirror.run(local, "ALTER TABLE wpp_contact_sectors DROP CONSTRAINT few")
+        await operations.reset_sync_state(i, "contact_sectors")
+        await a_pass(i)
+        there = "SELECT COUNT(*) FROM wpp_contact_sectors WHERE sector_id = 1000001"
+        assert mirror.rows(local, there) == [["1"]]
+        assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_sync_quarantine") == [["0"]]
