@@ -152,7 +152,7 @@ class Reconcile:
         deadline = self._clock() + seconds
         while not stop.is_set() and not self.finished:
             if self._todo:
-                await self._look(committer, bounds, *self._todo.pop())
+                await self._look_at_next(committer, bounds)
             else:
                 chunk = await self._next_chunk(committer, bounds)
                 if self._paced and not await self._central.may_sum(
@@ -214,6 +214,16 @@ class Reconcile:
         here = await local.row_sums_of(committer.connection, plan, list(there), committer.note)
         return _less(theirs, there) == _less(ours, here)
 
+    async def _look_at_next(self, committer: Committer, bounds: Bounds) -> None:
+        """The next range that differs. It stays to be done when that fails: a round that somebody
+        has asked for outlives its motion."""
+        before = list(self._todo)
+        try:
+            await self._look(committer, bounds, *self._todo.pop())
+        except BaseException:
+            self._todo = before
+            raise
+
     async def _look(self, committer: Committer, bounds: Bounds, chunk: Range, rows: int) -> None:
         """Cut a range that differs into parts, or name its rows that differ."""
         ranges = grid.closed(chunk, self._highest or 0)
@@ -266,14 +276,15 @@ class Reconcile:
                 committer.connection, committer.plan, some, committer.note
             )
             found = differences(theirs, ours, excluded=committer.excluded, settled=bounds.settled)
+            if not self._dry_run:
+                await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
+            # Only now: where the repair fails, they are found once more.
             for kind in ("missing", "differing", "extra"):
                 certain = getattr(found, kind)
                 self.tally.note(kind, certain)
                 self._metrics.reconcile_differences.labels(
                     committer.instance, committer.entity, kind
                 ).inc(len(certain))
-            if not self._dry_run:
-                await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
 
     async def _repair(self, committer: Committer, keys: list[Key], position: int | None) -> None:
         while keys:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ import pytest
 from daemon import operations
 from daemon.demo import central as central_data
 from daemon.instance import Instance
+from daemon.sql import Key
+from daemon.sync.commit import Committer, Repaired
 from tests import mirror
 from tests.in_process import a_pass, one, settle
 
@@ -132,3 +134,32 @@ async def test_what_was_given_up_is_tried_again_after_a_reset(
         there = "SELECT COUNT(*) FROM wpp_contact_sectors WHERE sector_id = 1000001"
         assert mirror.rows(local, there) == [["1"]]
         assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_sync_quarantine") == [["0"]]
+
+
+async def test_a_range_whose_repair_was_broken_off_is_compared_again(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody changes the state row in the middle of a comparison that was asked for."""
+    central, local = databases
+    seed(databases)
+    real = Committer.repair
+    first = iter([True])
+
+    async def repair(committer: Committer, keys: Sequence[Key], position: int | None) -> Repaired:
+        if next(first, False):
+            mirror.run(
+                local,
+                "UPDATE wpp_sync_state SET settled_id = settled_id - 1 WHERE entity = 'messages'",
+            )
+        return await real(committer, keys, position)
+
+    async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
+        await settle(i)
+        wrong = mirror.local_ids(local)[10]
+        mirror.run(local, f"UPDATE wpp_messages SET body = 'wrong' WHERE id = {wrong}")
+        with monkeypatch.context() as patched:
+            patched.setattr(Committer, "repair", repair)
+            found = (await operations.reconcile(i, "messages"))["messages"]
+        assert next(first, None) is None, "or nothing was broken off"
+        assert (found.differing, found.written) == (1, 1)
+        assert mirror.differences(central, local) == ""
