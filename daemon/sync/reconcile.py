@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from daemon import grid, local
 from daemon.aio import Clock
 from daemon.central import Central, Sum
-from daemon.errors import TransientError
+from daemon.errors import TransientError, WppSyncError
 from daemon.metrics import Metrics
 from daemon.sql import Key, Range, parts
 from daemon.sync.commit import Committer
@@ -38,6 +38,8 @@ class Tally:
     deleted: int = 0
     refused: int = 0
     examples: list[str] = field(default_factory=list)
+    error: WppSyncError | None = None
+    """Why the entity could not be compared to its end."""
 
     @property
     def differences(self) -> int:

@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daemon import operations
+from daemon.central import Central
 from daemon.demo import central as central_data
+from daemon.errors import SchemaError, StoppedError
 from daemon.instance import Instance
 from daemon.sql import Key
 from daemon.sync.commit import Committer, Repaired
@@ -155,7 +157,7 @@ async def test_a_range_whose_repair_was_broken_off_is_compared_again(
 
     async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
         await settle(i)
-        wrong = mirror.local_ids(local)[10]
+        wrong = mirror.local_ids(local)[-5]  # not in the last chunk of the walk
         mirror.run(local, f"UPDATE wpp_messages SET body = 'wrong' WHERE id = {wrong}")
         with monkeypatch.context() as patched:
             patched.setattr(Committer, "repair", repair)
@@ -163,3 +165,43 @@ async def test_a_range_whose_repair_was_broken_off_is_compared_again(
         assert next(first, None) is None, "or nothing was broken off"
         assert (found.differing, found.written) == (1, 1)
         assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_an_entity_that_cannot_be_compared_does_not_keep_the_others_from_it(
+    databases: Databases, write_config: WriteConfig, dry_run: bool
+) -> None:
+    central, local = databases
+    seed(databases)
+    async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
+        await settle(i)
+        mirror.run(local, "DROP TABLE wpp_messages; UPDATE wpp_contacts SET name = 'wrong'")
+        found = await operations.reconcile(i, dry_run=dry_run)
+        assert isinstance(found["messages"].error, SchemaError)
+        assert found["contacts"].differing > 0
+        assert found["contacts"].error is None
+        with pytest.raises(SchemaError):
+            await operations.reconcile(i, "messages", dry_run=dry_run)
+        told = {each["entity"]: each["error"] for each in operations.tallies(found)["entities"]}
+        assert told["contacts"] is None
+        assert "wpp_messages" in told["messages"]["message"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_comparison_that_is_stopped_does_not_pass_for_a_whole_one(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    seed(databases)
+    stop = asyncio.Event()
+    real = Central.chunk_sum
+
+    async def chunk_sum(*args: Any) -> Any:
+        stop.set()
+        return await real(*args)
+
+    config = write_config(databases.central, {"nunes": databases.local}, **EVERYTHING)
+    async with one(config) as i:
+        await settle(i)
+        monkeypatch.setattr(Central, "chunk_sum", chunk_sum)
+        with pytest.raises(StoppedError):
+            await operations.reconcile(i, dry_run=dry_run, stop=stop)
