@@ -692,6 +692,10 @@ class Instance:
                         asked.tally.error = result.errors.get(entity)
                 finally:
                     del self._asked[entity]
+                while (motion := self.motions.get(entity)) and not motion.derived_compared:
+                    self._refuse_to_go_on(stop, found)
+                    result = await self.sync_pass(stop, skip, one_turn=True)
+                    asked.tally.error = result.errors.get(entity)
         return found
 
     def _refuse_to_go_on(self, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:

@@ -79,10 +79,13 @@ class Motion:
         self._cursor = remembered.cursor
         self._round_saved_at = clock()
         self._end_saved_at = float("-inf")
-        # A round that ended within the interval need not be repeated after a restart. A whole
-        # entity is compared at once: nothing else says what it lacks.
+        # A round that ended within the interval need not be repeated after a restart; one that was
+        # under way goes on. A whole entity is compared at once: nothing else says what it lacks.
         recent = (
-            incremental is not None and remembered.age is not None and remembered.age < interval
+            incremental is not None
+            and remembered.cursor is None
+            and remembered.age is not None
+            and remembered.age < interval
         )
         self._done = self._current_round() if recent else float("-inf")
         self._asked_at: float | None = None
@@ -124,6 +127,11 @@ class Motion:
         return self.incremental.lag_rows if self.incremental else 0
 
     @property
+    def derived_compared(self) -> bool:
+        """Nothing that is derived from the table waits to be compared with it."""
+        return not self._derived_todo
+
+    @property
     def caught_up(self) -> bool:
         """All that central had a moment ago is here: the end is reached, or the round that was due
         is done."""
@@ -155,7 +163,9 @@ class Motion:
         return (1.0 - done) * (self._clock() - at) / (done - before)
 
     def compare_now(self) -> None:
-        """The next step begins a round, whatever was compared before."""
+        """The next step begins a round, whatever was compared before. One that is under way is
+        given up: it goes at its own pace, and what it has compared may have changed since."""
+        self.round = None
         self._asked_at = self._clock()
 
     def bounds(self) -> Bounds:
@@ -179,14 +189,14 @@ class Motion:
             await self._hot_step(stop)
             if background:
                 await self._round_step(stop, self._ROUND_SECONDS)
-            await self._derived_step(stop)
-            more = await self._asked_step(stop, seconds)
-            return Step(did.rows, did.late, did.deleted, more)
-        await self.committer.retry_if_due()
-        written = await self._round_step(stop, seconds)
+        else:
+            await self.committer.retry_if_due()
+            did = await self._round_step(stop, seconds)
         await self._derived_step(stop)
-        more = await self._asked_step(stop, seconds)
-        return replace(written, more=written.more or more)
+        asked = await self._asked_step(stop, seconds)
+        # In the background a part of what is derived is enough with each pass.
+        derived = not background and not self.derived_compared
+        return replace(did, more=did.more or asked or derived)
 
     def leave(self) -> None:
         """This motion ends, another one may follow it."""
@@ -212,6 +222,7 @@ class Motion:
         await self.asked.step(self.committer, self.bounds(), stop, seconds)
         if self.asked.finished:
             self.asked = None
+            self._derived_todo, self._derived_after = list(self.committer.derived), None
         return self.asked is not None
 
     def _new_round(self, since: float, cursor: int | None, *, paced: bool = False) -> Reconcile:
@@ -232,7 +243,7 @@ class Motion:
         whole = self.incremental is None
         if self._asked_at is not None or (whole and self.state.resync):
             since = self._asked_at if self._asked_at is not None else self._clock()
-            self._asked_at = None
+            self._asked_at = self._cursor = None
             return self._new_round(since, None)
         current = self._current_round()
         if current <= self._done:

@@ -17,6 +17,7 @@ from daemon.demo import central as central_data
 from daemon.errors import SchemaError, StoppedError
 from daemon.instance import Instance
 from daemon.sql import Key
+from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
 from tests import mirror
 from tests.in_process import a_pass, one, settle
@@ -205,3 +206,91 @@ async def test_a_comparison_that_is_stopped_does_not_pass_for_a_whole_one(
         monkeypatch.setattr(Central, "chunk_sum", chunk_sum)
         with pytest.raises(StoppedError):
             await operations.reconcile(i, dry_run=dry_run, stop=stop)
+
+
+async def test_a_sync_now_does_not_wait_for_the_pace_of_a_round_that_is_under_way(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    seed(databases)
+    sync = {"settle": "1s", "reconcile_rows_per_second": 1_000, "whole_interval": "1s"}
+    names = "SELECT DISTINCT name FROM wpp_contacts"
+    async with one(write_config(central, {"nunes": local}, entities={}, sync=sync)) as i:
+        await a_pass(i)
+        # So many rows that a chunk of them keeps the next one waiting for seconds.
+        mirror.seed(central, [seed_contacts(1000, 9000)])
+        await operations.sync_instance(i)
+        contacts = i.motions["contacts"]
+        await asyncio.sleep(1.1)
+        await a_pass(i)
+        assert contacts.round is not None, "or no round is under way"
+        mirror.run(central, "UPDATE contacts SET name = 'new' WHERE instance = 'nunes'")
+        await operations.sync_instance(i)
+        assert mirror.rows(local, names) == [["new"]]
+
+
+def seed_contacts(first: int, rows: int) -> str:
+    return (
+        "INSERT INTO contacts (id, name, phone, instance, is_deleted, is_blocked, is_only_admin,"
+        f" created_at) SELECT seq, 'old', seq, 'nunes', 0, 0, 0, NOW()"
+        f" FROM ({numbers(first, rows)}) AS numbers;"
+    )
+
+
+def numbers(first: int, count: int) -> str:
+    """A subquery with the numbers from `first` on, in a column named seq."""
+    digits = " UNION ALL ".join(f"SELECT {digit} AS d" for digit in range(10))
+    tables = ", ".join(f"({digits}) AS t{place}" for place in range(5))
+    value = " + ".join(f"t{place}.d * {10**place}" for place in range(5))
+    return f"SELECT {first} + {value} AS seq FROM {tables} WHERE {value} < {count}"
+
+
+@pytest.mark.parametrize("verb", ["reconcile", "resync", "first sync"])
+async def test_an_operator_has_what_is_derived_mended(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Also without a daemon, and where it is more than one step compares."""
+    central, local = databases
+    seed(databases)
+    monkeypatch.setattr(derived, "_RANGE_ROWS", 5)
+    config = write_config(central, {"nunes": local}, **EVERYTHING)
+    last_messages = "SELECT * FROM wpp_last_messages ORDER BY instance, contact_id"
+    async with one(config) as i:
+        await settle(i)
+        right = mirror.rows(local, last_messages)
+        mirror.run(
+            local,
+            "UPDATE wpp_last_messages SET body = 'wrong';"
+            "UPDATE wpp_last_messages SET id = id + 1000000, contact_id = contact_id + 1000000"
+            " ORDER BY contact_id DESC LIMIT 1",
+        )
+        if verb == "reconcile":
+            await operations.reconcile(i, "messages")
+        elif verb == "resync":
+            await operations.force_full_resync(i)
+            await a_pass(i)
+    if verb == "first sync":  # by this version
+        mirror.run(local, "UPDATE wpp_sync_state SET derived_at = NULL")
+        async with one(config) as i:
+            await a_pass(i)
+    assert mirror.rows(local, last_messages) == right
+
+
+async def test_a_round_that_was_under_way_goes_on_after_a_restart(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Although another one has ended not long before it."""
+    central, local = databases
+    seed(databases)
+    config = write_config(central, {"nunes": local}, **EVERYTHING)
+    async with one(config) as i:
+        await settle(i)
+    mirror.run(
+        local,
+        "UPDATE wpp_sync_state SET reconciled_at = CURRENT_TIMESTAMP, reconcile_cursor = 1024"
+        " WHERE entity = 'messages'",
+    )
+    lowest = mirror.local_ids(local)[0]
+    mirror.run(local, f"DELETE FROM wpp_messages WHERE id = {lowest}")
+    async with one(config) as i, running(i):
+        await until(lambda: lowest in mirror.local_ids(local))
