@@ -38,6 +38,9 @@ class Motion:
     _ROUND_SECONDS = 0.25
     """So long a step compares in the background, before new rows are looked for again."""
 
+    _HOT_SECONDS = 0.5
+    """So long a step compares hot rows, before new rows are looked for again."""
+
     _SAVE_SECONDS = 30.0
     """So often the place of a running round is written."""
 
@@ -186,7 +189,7 @@ class Motion:
             did = await self.incremental.step(stop, seconds)
             if did.more:
                 return Step(did.rows, did.late, did.deleted, more=True)
-            await self._hot_step(stop)
+            did = replace(did, more=await self._hot_step(stop))
             if background:
                 await self._round_step(stop, self._ROUND_SECONDS)
         else:
@@ -209,11 +212,13 @@ class Motion:
         if self.round is not None:
             await self._save_round(self.round, ended=False)
 
-    async def _hot_step(self, stop: asyncio.Event) -> None:
-        if self.hot is None or self._clock() < self.hot.due_at:
-            return
+    async def _hot_step(self, stop: asyncio.Event) -> bool:
+        """A turn of the hot rows; whether some of them are left."""
+        if self.hot is None or not self.hot.due:
+            return False
         repairing = self._new_round(self._clock(), cursor=None)
-        await self.hot.step(self.committer, repairing, self.bounds(), stop)
+        bounds = self.bounds()
+        return await self.hot.step(self.committer, repairing, bounds, stop, self._HOT_SECONDS)
 
     async def _asked_step(self, stop: asyncio.Event, seconds: float) -> bool:
         """A turn of the comparison that somebody asked for; whether there is more of it."""

@@ -19,6 +19,7 @@ from daemon.instance import Instance
 from daemon.sql import Key
 from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
+from daemon.sync.hot import Hot
 from tests import mirror
 from tests.in_process import a_pass, one, settle
 
@@ -294,3 +295,26 @@ async def test_a_round_that_was_under_way_goes_on_after_a_restart(
     mirror.run(local, f"DELETE FROM wpp_messages WHERE id = {lowest}")
     async with one(config) as i, running(i):
         await until(lambda: lowest in mirror.local_ids(local))
+
+
+async def test_hot_rows_do_not_keep_new_rows_waiting_however_many_they_are(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    central, local = databases
+    mirror.seed(central, [central_data.seed_bulk("nunes", 3_000, 50)])
+    mirror.run(central, "UPDATE messages SET status = 'SENT'")
+    monkeypatch.setattr(Hot, "_PAGE", 20)
+    monkeypatch.setattr(Hot, "_BLOCK", 10)
+    monkeypatch.setattr(Central, "GATHER_SECONDS", 0.02)  # 300 blocks: six seconds at least
+    changed = "SELECT COUNT(*) FROM wpp_messages WHERE status = 'READ'"
+    async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
+        await settle(i)
+        mirror.run(central, "UPDATE messages SET status = 'READ' WHERE id IN (1, 1500, 3000)")
+        i.motions["messages"].hot.due_at = 0.0  # type: ignore[union-attr]
+        longest, began = 0.0, time.monotonic()
+        while mirror.rows(local, changed) != [["3"]]:
+            before = time.monotonic()
+            assert before - began < 60, "the lowest ids get their turn, too"
+            await i.sync_pass(asyncio.Event(), one_turn=True)
+            longest = max(longest, time.monotonic() - before)
+        assert longest < 3.0
