@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -74,10 +74,10 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _Asked:
-    """Keys of one instance whose sum is wanted, and the answer."""
+    """Keys of one instance whose sum is wanted, and the answer; None: it has to be asked again."""
 
     keys: Collection[Key]
-    answer: asyncio.Future[dict[bytes, Sum]]
+    answer: asyncio.Future[dict[bytes, Sum] | None]
 
 
 class _Shared:
@@ -492,13 +492,16 @@ class Central:
         first waits that moment and asks for the others, too.
         """
         sums = plan.central_sums
-        mine = _Asked(keys, asyncio.get_running_loop().create_future())
-        waiting = self._asked.setdefault(sums, [])
-        waiting.append(mine)
-        if len(waiting) == 1:
-            await self._ask_for_all(sums, plan.entity.central)
+        found: dict[bytes, Sum] | None = None
+        while found is None:  # whoever asked for us was cancelled
+            mine = _Asked(keys, asyncio.get_running_loop().create_future())
+            waiting = self._asked.setdefault(sums, [])
+            waiting.append(mine)
+            if len(waiting) == 1:
+                await self._ask_for_all(sums, plan.entity.central)
+            found = await mine.answer
         whose = instance.encode() if sums.owner is not None else b""
-        return (await mine.answer).get(whose, NOTHING)
+        return found.get(whose, NOTHING)
 
     async def _ask_for_all(self, sums: Sums, table: str) -> None:
         asked: list[_Asked] = []
@@ -515,16 +518,14 @@ class Central:
                 keys = {key for each in some for key in each.keys}
                 rows = await self._fetch("hot", sql.key_sums(sums, keys, f"hot {table}"))
                 found = _by_owner(rows)
-                for each in some:
-                    if not each.answer.done():
-                        each.answer.set_result(found)
-        finally:
+                _answer(some, found)
+        except DatabaseError as error:
             for each in (*some, *asked):
                 if not each.answer.done():
-                    each.answer.set_exception(
-                        TransientError("central", 2013, "the question that this was part of failed")
-                    )
+                    each.answer.set_exception(error)
                     each.answer.exception()  # seen: whoever waits may have gone
+        finally:
+            _answer((*some, *asked), None)
 
     async def part_sums(
         self, plan: Plan, instance: str, bounds: Range, width: int
@@ -589,6 +590,13 @@ class Central:
                 yield connection
             finally:
                 self._metrics.central_query_duration.labels(kind).observe(self._clock() - began)
+
+
+def _answer(asked: Iterable[_Asked], found: dict[bytes, Sum] | None) -> None:
+    """Tell those who still wait."""
+    for each in asked:
+        if not each.answer.done():
+            each.answer.set_result(found)
 
 
 def _by_owner(rows: Sequence[Row]) -> dict[bytes, Sum]:

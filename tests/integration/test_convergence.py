@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daemon import operations
-from daemon.central import Central
+from daemon.central import Central, Sum
 from daemon.demo import central as central_data
-from daemon.errors import SchemaError, StoppedError
+from daemon.errors import MissingError, SchemaError, StoppedError
 from daemon.instance import Instance
 from daemon.sql import Key
 from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
 from daemon.sync.hot import Hot
 from tests import mirror
-from tests.in_process import a_pass, one, settle
+from tests.in_process import a_pass, one, parts, settle
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -318,3 +318,70 @@ async def test_hot_rows_do_not_keep_new_rows_waiting_however_many_they_are(
             await i.sync_pass(asyncio.Event(), one_turn=True)
             longest = max(longest, time.monotonic() - before)
         assert longest < 3.0
+
+
+async def test_a_row_that_central_commits_while_it_is_looked_for_is_not_deleted(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application has written it here ahead of its commit."""
+    central, local = databases
+    seed(databases)
+    real = Central.in_flight
+
+    async def in_flight(*args: Any) -> Any:
+        application.execute("COMMIT")
+        return await real(*args)
+
+    async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
+        await settle(i)
+        with mirror.Session(central) as application:
+            application.execute(
+                "BEGIN; INSERT INTO contacts"
+                " (id, name, phone, instance, is_deleted, is_blocked, is_only_admin, created_at)"
+                " VALUES (900000, 'ahead', '1', 'nunes', 0, 0, 0, NOW())"
+            )
+            mirror.run(
+                local,
+                "INSERT INTO wpp_contacts (id, name, phone, instance, is_deleted)"
+                " VALUES (900000, 'ahead', '1', 'nunes', 0)",
+            )
+            monkeypatch.setattr(Central, "in_flight", in_flight)
+            tally = (await operations.reconcile(i, "contacts"))["contacts"]
+        assert (tally.extra, tally.deleted) == (1, 0)
+        assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_contacts WHERE id = 900000") == [["1"]]
+
+
+async def test_whoever_asks_together_with_a_cancelled_one_has_an_answer_all_the_same(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    seed(databases)
+    config = write_config(databases.central, {"nunes": databases.local}, **EVERYTHING)
+    async with parts(config) as built:
+        i = built.instances["nunes"]
+        await settle(i)
+        plan, keys = i.motions["messages"].plan, mirror.local_ids(databases.local)[:5]
+
+        def ask() -> asyncio.Task[Sum]:
+            return asyncio.create_task(built.central.key_sum(plan, "nunes", keys))
+
+        expected = await ask()
+        first, *others = [ask() for _ in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await asyncio.gather(*others) == [expected, expected]
+
+
+async def test_whoever_asks_together_hears_the_same_error(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """A table that may not be read is one entity's trouble, for each instance that asks for it."""
+    seed(databases)
+    config = write_config(databases.central, {"nunes": databases.local}, **EVERYTHING)
+    async with parts(config) as built:
+        i = built.instances["nunes"]
+        await settle(i)
+        plan = i.motions["messages"].plan
+        mirror.run(databases.central, "RENAME TABLE messages TO elsewhere")
+        asked = [built.central.key_sum(plan, "nunes", [key]) for key in range(3)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(error) for error in found] == [MissingError] * 3
