@@ -153,6 +153,7 @@ class Reconcile:
         it is not this round's turn yet."""
         deadline = self._clock() + seconds
         while not stop.is_set() and not self.finished:
+            went_on = True
             if self._todo:
                 await self._look_at_next(committer, bounds)
             else:
@@ -161,9 +162,10 @@ class Reconcile:
                     committer.plan, committer.instance, chunk, self.since
                 ):
                     return False
-                await self._compare(committer, chunk)
-                self.cursor = chunk.low
-            if not self._todo:
+                went_on = await self._compare(committer, chunk)
+                if went_on:
+                    self.cursor = chunk.low
+            if went_on and not self._todo:
                 self.compared_from = self.cursor
                 self.finished = self.cursor is None
             if self._clock() >= deadline:
@@ -185,18 +187,19 @@ class Reconcile:
 
     # --- chunks -----------------------------------------------------------------------------------
 
-    async def _compare(self, committer: Committer, chunk: Range) -> None:
+    async def _compare(self, committer: Committer, chunk: Range) -> bool:
+        """Compare a chunk's sums; False when it is too large for that."""
         plan, instance = committer.plan, committer.instance
         theirs = await self._central.chunk_sum(plan, instance, chunk, self.since)
+        if theirs is None:
+            return False
         ours = await local.chunk_sum(committer.connection, plan, chunk, committer.note)
         self._metrics.reconcile_chunks.labels(instance, committer.entity).inc()
         self.tally.compared += max(theirs[0], ours[0])
-        if theirs == ours:
-            return
-        rows = max(theirs[0], ours[0])
-        if await self._without_excluded(committer, chunk, theirs, ours):
-            return
-        self._todo.append((chunk, rows))
+        if theirs == ours or await self._without_excluded(committer, chunk, theirs, ours):
+            return True
+        self._todo.append((chunk, max(theirs[0], ours[0])))
+        return True
 
     async def _without_excluded(
         self, committer: Committer, chunk: Range, theirs: Sum, ours: Sum

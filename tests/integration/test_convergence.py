@@ -385,3 +385,26 @@ async def test_whoever_asks_together_hears_the_same_error(
         asked = [built.central.key_sum(plan, "nunes", [key]) for key in range(3)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(error) for error in found] == [MissingError] * 3
+
+
+async def test_a_chunk_whose_rows_lie_dense_behind_thin_ones_is_made_smaller(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the pass goes on: new rows do not wait for it."""
+    central, local = databases
+    mirror.seed(central, [central_data.seed_bulk("nunes", 60_000, 50)])
+    mirror.insert_message(central, 1 << 30)
+    async with parts(write_config(central, {"nunes": local}, **EVERYTHING)) as built:
+        i = built.instances["nunes"]
+        await settle(i)
+        monkeypatch.setattr(built.central, "CHUNK_MOST_SECONDS", 0.03)
+        monkeypatch.setattr(built.central, "CHUNK_SECONDS", (0.005, 0.02))
+        built.central._shifts["messages"] = 30  # as after a long thin part
+        wrong = mirror.local_ids(local)[100]
+        mirror.run(local, f"UPDATE wpp_messages SET body = 'wrong' WHERE id = {wrong}")
+        found = await asyncio.gather(
+            *(built.instances["nunes"].compare(["messages"], asyncio.Event()) for _ in range(3))
+        )
+        assert [each["messages"].differing for each in found] == [1, 1, 1]
+        assert (await operations.reconcile(i, "messages"))["messages"].written == 1
+        assert built.central._shifts["messages"] < 20
