@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
 def _config_option(command: Command) -> Command:
     return click.option(
         "-c",
