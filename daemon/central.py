@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -66,6 +66,8 @@ class _Chunk:
     names: frozenset[str] = frozenset()
     asked_at: float = float("-inf")
     sums: dict[bytes, Sum] = field(default_factory=dict)
+    too_large_at: float = float("-inf")
+    """When its sums took too long."""
 
     def serves(self, instance: str, since: float) -> bool:
         """What is known was asked for at `since` or later, and for this instance, too."""
@@ -74,10 +76,10 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _Asked:
-    """Keys of one instance whose sum is wanted, and the answer."""
+    """Keys of one instance whose sum is wanted, and the answer; None: it has to be asked again."""
 
     keys: Collection[Key]
-    answer: asyncio.Future[dict[bytes, Sum]]
+    answer: asyncio.Future[dict[bytes, Sum] | None]
 
 
 class _Shared:
@@ -121,6 +123,10 @@ class Central:
 
     CHUNK_SECONDS = (0.05, 0.2)
     """A chunk is made larger when its sums come quicker than this, and smaller when slower."""
+
+    CHUNK_MOST_SECONDS = 2.0
+    """So long the sums of a chunk may take that can be made smaller: behind ids that lie thin come
+    some that lie dense, perhaps, and meanwhile the instance copies nothing."""
 
     GATHER_SECONDS = 0.005
     """So long keys are gathered from all instances that ask for the sums of theirs."""
@@ -418,26 +424,36 @@ class Central:
             return grid.top_chunk(highest)
         return grid.chunk_below(high, self._shifts[plan.entity.central])
 
-    async def chunk_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> Sum:
-        """The instance's rows in a chunk, as they stood at `since` or later.
+    async def chunk_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> Sum | None:
+        """The instance's rows in a chunk, as they stood at `since` or later; None when that takes
+        too long: then the next one is smaller.
 
         Asked for all instances that have joined with the same plan, and kept for them: there is no
         index on the instance, so one walk over the table has to serve all.
         """
         chunk = self._chunk(plan.central_sums, bounds)
+        wanted_at = self._clock()
         async with chunk.lock:
+            if chunk.too_large_at >= wanted_at:
+                return None  # it was found while we waited
             if not chunk.serves(instance, since):
                 names = frozenset(self._members[plan.central_sums]) | {instance}
                 asked_at = self._clock()
                 statement = sql.chunk_sums(
                     plan.central_sums, names, bounds, f"checksums {plan.entity.central}"
                 )
+                smaller = grid.smaller_shift(bounds)
+                most = None if smaller is None else self.CHUNK_MOST_SECONDS
                 try:
-                    rows = await self._fetch("checksum", statement)
-                except TransientError:
-                    smaller = self._shifts[plan.entity.central] - 2
-                    self._shifts[plan.entity.central] = max(grid.LEAST_SHIFT, smaller)
-                    raise
+                    async with self._asking("checksum") as connection:
+                        rows = await connection.fetch(statement, most=most)
+                except TransientError as error:
+                    if smaller is None or error.errno not in db.TOOK_TOO_LONG:
+                        raise
+                    chunk.too_large_at = self._clock()
+                    shift = min(smaller, self._shifts[plan.entity.central])
+                    self._shifts[plan.entity.central] = shift
+                    return None
                 chunk.sums = _by_owner(rows)
                 chunk.names, chunk.asked_at = names, asked_at
                 counted = sum(count for count, _ in chunk.sums.values())
@@ -492,13 +508,16 @@ class Central:
         first waits that moment and asks for the others, too.
         """
         sums = plan.central_sums
-        mine = _Asked(keys, asyncio.get_running_loop().create_future())
-        waiting = self._asked.setdefault(sums, [])
-        waiting.append(mine)
-        if len(waiting) == 1:
-            await self._ask_for_all(sums, plan.entity.central)
+        found: dict[bytes, Sum] | None = None
+        while found is None:  # whoever asked for us was cancelled
+            mine = _Asked(keys, asyncio.get_running_loop().create_future())
+            waiting = self._asked.setdefault(sums, [])
+            waiting.append(mine)
+            if len(waiting) == 1:
+                await self._ask_for_all(sums, plan.entity.central)
+            found = await mine.answer
         whose = instance.encode() if sums.owner is not None else b""
-        return (await mine.answer).get(whose, NOTHING)
+        return found.get(whose, NOTHING)
 
     async def _ask_for_all(self, sums: Sums, table: str) -> None:
         asked: list[_Asked] = []
@@ -515,16 +534,14 @@ class Central:
                 keys = {key for each in some for key in each.keys}
                 rows = await self._fetch("hot", sql.key_sums(sums, keys, f"hot {table}"))
                 found = _by_owner(rows)
-                for each in some:
-                    if not each.answer.done():
-                        each.answer.set_result(found)
-        finally:
+                _answer(some, found)
+        except DatabaseError as error:
             for each in (*some, *asked):
                 if not each.answer.done():
-                    each.answer.set_exception(
-                        TransientError("central", 2013, "the question that this was part of failed")
-                    )
+                    each.answer.set_exception(error)
                     each.answer.exception()  # seen: whoever waits may have gone
+        finally:
+            _answer((*some, *asked), None)
 
     async def part_sums(
         self, plan: Plan, instance: str, bounds: Range, width: int
@@ -589,6 +606,13 @@ class Central:
                 yield connection
             finally:
                 self._metrics.central_query_duration.labels(kind).observe(self._clock() - began)
+
+
+def _answer(asked: Iterable[_Asked], found: dict[bytes, Sum] | None) -> None:
+    """Tell those who still wait."""
+    for each in asked:
+        if not each.answer.done():
+            each.answer.set_result(found)
 
 
 def _by_owner(rows: Sequence[Row]) -> dict[bytes, Sum]:

@@ -18,6 +18,7 @@ import click
 from daemon.errors import (
     EXIT_DIFFERENT,
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_UNREACHABLE,
     DaemonUnreachableError,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_INTERRUPTED = 130
 
 
 def _config_option(command: Command) -> Command:
@@ -71,12 +70,12 @@ def main() -> None:
         _complain(error)
         code = error.exit_code
     except click.exceptions.Abort:
-        code = _INTERRUPTED
+        code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (wpp-sync status | head): nothing to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -184,7 +183,7 @@ async def _sync(
     stop = app.stop_on_signals()
     for instance in chosen:
         if stop.is_set():
-            return _INTERRUPTED
+            return EXIT_INTERRUPTED
         try:
             code = await _sync_one(built, instance, left_out[instance.name], stop)
         except WppSyncError as error:
@@ -228,7 +227,7 @@ async def _sync_one(built: Parts, instance: Instance, skip: list[str], stop: asy
     for _, message, hint in errors:
         _complain(WppSyncError(message, hint=hint))
     if stop.is_set():
-        return _INTERRUPTED
+        return EXIT_INTERRUPTED
     return EXIT_FAILED if errors else EXIT_OK
 
 
@@ -409,6 +408,11 @@ def reconcile(
         from daemon import show
 
         show.reconcile(name, found, dry_run=dry_run)
+    failed = [each["error"] for each in found["entities"] if each["error"] is not None]
+    for error in failed:
+        _complain(WppSyncError(error["message"], hint=error["hint"]))
+    if failed:
+        return EXIT_FAILED
     return EXIT_DIFFERENT if dry_run and found["differences"] else EXIT_OK
 
 

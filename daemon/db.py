@@ -72,6 +72,7 @@ _ROW = frozenset(
 DUPLICATE_KEY = frozenset({1062, 1586})
 NO_PARENT = frozenset({1216, 1452})
 NO_SUCH_CONNECTION = 1094
+TOOK_TOO_LONG = frozenset({1969, 3024})
 # Shutdown, packet too large, killed, disconnected for inactivity.
 _HANGS_UP = frozenset({1053, 1153, 1927, 4031})
 _GUARD = 1242  # subquery returns more than one row: the guard in sql.upsert_frame
@@ -204,15 +205,25 @@ class Connection:
             affected: int = await self._raw.query(text)
         return affected
 
-    async def fetch(self, statement: Statement) -> list[Row]:
-        """All rows of a small result."""
-        text = sql.render(statement)
+    async def fetch(self, statement: Statement, *, most: float | None = None) -> list[Row]:
+        """All rows of a small result; `most`: the server gives up (TOOK_TOO_LONG) after so many
+        seconds."""
+        text = sql.render(statement if most is None else self._bounded(statement, most))
         async with self._guarded("default"):
             cursor = self._raw.cursor(Cursor)
             await cursor.execute(text)
             rows: list[Row] = list(await cursor.fetchall())
             await cursor.close()
         return rows
+
+    def _bounded(self, statement: Statement, seconds: float) -> Statement:
+        """A SELECT that may take no longer; never longer than any statement may."""
+        seconds = min(seconds, self._timeout)
+        if self.mariadb:
+            bound = f"SET STATEMENT max_statement_time = {seconds:g} FOR "
+            return statement._replace(sql=bound + statement.sql)
+        hint = f"SELECT /*+ MAX_EXECUTION_TIME({max(1, int(seconds * 1000))}) */"
+        return statement._replace(sql=statement.sql.replace("SELECT", hint, 1))
 
     async def fetch_bounded(
         self, statement: Statement, max_bytes: int, limit: int

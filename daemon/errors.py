@@ -16,6 +16,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_DIFFERENT = 4
+EXIT_INTERRUPTED = 130  # as a shell says of SIGINT
 
 
 class WppSyncError(Exception):
@@ -115,6 +116,13 @@ class RewoundError(WppSyncError):
     """Central's newest id lies below what was already read: its ids started again."""
 
     code = "rewound"
+
+
+class StoppedError(WppSyncError):
+    """What was asked for was broken off by a request to stop."""
+
+    code = "stopped"
+    exit_code = EXIT_INTERRUPTED
 
 
 class DaemonUnreachableError(WppSyncError):

@@ -43,6 +43,16 @@ def top_chunk(highest: int) -> Range:
     return Range(None if low <= 0 else low, None)
 
 
+def smaller_shift(bounds: Range) -> int | None:
+    """For chunks an eighth as wide as this one at the most; None where it cannot be any smaller."""
+    if bounds.high is None:
+        return None
+    width = bounds.high - (bounds.low or 0)
+    if width <= 1 << LEAST_SHIFT:
+        return None
+    return max(LEAST_SHIFT, width.bit_length() - 4)
+
+
 def closed(bounds: Range, highest: int) -> list[Range]:
     """A range with an open end as one with two ends, which holds nearly all of it, and the rest."""
     if bounds.high is None:

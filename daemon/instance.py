@@ -27,6 +27,7 @@ from daemon.errors import (
     MissingError,
     SchemaError,
     StandbyError,
+    StoppedError,
     TransientError,
     WppSyncError,
 )
@@ -702,7 +703,7 @@ class Instance:
     async def reconcile(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
         """Compare these entities now, in turns with the loop's passes, and repair what differs.
 
-        Raises as `sync_pass` does, and the error of an entity that cannot be compared.
+        An entity's own trouble stands in its tally. Raises as `sync_pass` does, and StoppedError.
         """
         found: dict[str, Tally] = {}
         async with self._comparing:  # one after the other, so that each has rounds of its own
@@ -712,19 +713,33 @@ class Instance:
                 found[entity] = asked.tally
                 skip = [name for name in self.entities if name != entity]
                 try:
-                    while not asked.finished and not stop.is_set():
+                    while not asked.finished and asked.tally.error is None:
+                        self._refuse_to_go_on(stop, found)
                         result = await self.sync_pass(stop, skip, one_turn=True)
-                        if entity in result.errors:
-                            raise result.errors[entity]
+                        asked.tally.error = result.errors.get(entity)
                 finally:
                     del self._asked[entity]
+                while (motion := self.motions.get(entity)) and not motion.derived_compared:
+                    self._refuse_to_go_on(stop, found)
+                    result = await self.sync_pass(stop, skip, one_turn=True)
+                    asked.tally.error = result.errors.get(entity)
         return found
+
+    def _refuse_to_go_on(self, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:
+        """What a comparison has found by half must not be taken for all."""
+        if stop.is_set():
+            rows = sum(tally.differences for tally in found.values())
+            raise StoppedError(
+                f"{self.name}: stopped before all was compared; {rows:,} rows differed so far",
+                hint="say it again",
+            )
 
     async def compare(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
         """Compare these entities now, and change nothing: on a connection of its own, whoever
         copies the instance meanwhile.
 
-        Raises SchemaError where they cannot be compared, DatabaseError when a server fails.
+        An entity's own trouble stands in its tally. Raises DatabaseError when a server fails, and
+        StoppedError.
         """
         note = f"{self.name} compare"
         self._shared.central.expire_heads()
@@ -738,18 +753,30 @@ class Instance:
                 known = states.get(entity, State(entity, 0, 0, 0, False, ""))
                 asked = self._new_round(dry_run=True)
                 found[entity] = asked.tally
-                plan = await self._plan(connection, self.entities[entity])
-                bounds = await self._comparable(plan, known, copied=holder is not None)
-                committer = await self._committer(connection, plan, known, ())
-                self._shared.central.join(plan, self.name)
                 try:
-                    while not asked.finished and not stop.is_set():
-                        await asked.step(committer, bounds, stop, _TURN_SECONDS)
-                finally:
-                    self._shared.central.leave(plan, self.name)
+                    plan = await self._plan(connection, self.entities[entity])
+                    bounds = await self._comparable(plan, known, copied=holder is not None)
+                    committer = await self._committer(connection, plan, known, ())
+                    await self._compare(asked, committer, bounds, stop)
+                except TransientError:
+                    raise
+                except ENTITY_ERRORS as error:
+                    asked.tally.error = error
+                self._refuse_to_go_on(stop, found)
             return found
         finally:
             await connection.close()
+
+    async def _compare(
+        self, asked: Reconcile, committer: Committer, bounds: Bounds, stop: asyncio.Event
+    ) -> None:
+        """The whole of a round that changes nothing."""
+        self._shared.central.join(committer.plan, self.name)
+        try:
+            while not asked.finished and not stop.is_set():
+                await asked.step(committer, bounds, stop, _TURN_SECONDS)
+        finally:
+            self._shared.central.leave(committer.plan, self.name)
 
     async def _comparable(self, plan: Plan, known: State, *, copied: bool) -> Bounds:
         """Up to where both sides should be equal: while somebody copies, to where he had read."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from daemon import db, sql, state
@@ -68,8 +68,9 @@ async def reconcile(
     """Compare both sides now, an entity or all of them, and repair what differs; `dry_run` changes
     nothing and needs no lock.
 
-    Raises UsageError for an unknown entity, SchemaError where one cannot be compared, StandbyError
-    when another process copies the instance, DatabaseError when a server fails.
+    One that cannot be compared does not keep the others: why, stands in its tally. Raises
+    UsageError for an unknown entity, the error of the only one that was asked for, StandbyError
+    when another process copies the instance, DatabaseError when a server fails, StoppedError.
     """
     if entity is not None and entity not in instance.entities:
         raise UsageError(
@@ -78,9 +79,10 @@ async def reconcile(
         )
     chosen = list(instance.entities) if entity is None else [entity]
     stop = stop or asyncio.Event()
-    if dry_run:
-        return await instance.compare(chosen, stop)
-    return await instance.reconcile(chosen, stop)
+    found = await (instance.compare if dry_run else instance.reconcile)(chosen, stop)
+    if entity is not None and (error := found[entity].error) is not None:
+        raise error
+    return found
 
 
 async def list_quarantine(instance: Instance, limit: int = 1000) -> list[Entry]:
@@ -287,9 +289,15 @@ def _rounded(number: float | None) -> float | None:
 def tallies(found: Mapping[str, Tally]) -> dict[str, Any]:
     """What a comparison has found, as the command line and the control socket show it."""
     return {
-        "entities": [{"entity": name, **asdict(tally)} for name, tally in found.items()],
+        "entities": [_tally(name, tally) for name, tally in found.items()],
         "differences": sum(tally.differences for tally in found.values()),
     }
+
+
+def _tally(name: str, tally: Tally) -> dict[str, Any]:
+    counts = asdict(replace(tally, error=None))
+    error = None if tally.error is None else error_object(tally.error)
+    return {"entity": name, **counts, "error": error}
 
 
 def error_object(error: WppSyncError) -> dict[str, str]:

@@ -119,7 +119,9 @@ def reconcile(name: str, found: Mapping[str, Any], *, dry_run: bool) -> None:
     console = _console()
     console.print(table)
     left = found["differences"]
+    failed = [each["entity"] for each in found["entities"] if each["error"] is not None]
     what = (
         "equal" if not left else f"{left:,} rows differ" if dry_run else f"{left:,} rows differed"
     )
-    console.print(f"{name}  {what}", markup=False)
+    but = f"; not compared to the end: {', '.join(failed)}" if failed else ""
+    console.print(f"{name}  {what}{but}", markup=False)

@@ -200,10 +200,11 @@ class Committer:
 
     async def _gone(self, keys: list[Key], position: int | None) -> list[Key]:
         """Those that central does not have. A row in flight, which the application wrote here ahead
-        of its commit, is left alone."""
+        of its commit, is left alone, also when it is committed while we look."""
         if not keys:
             return []
         coming = await self._central.in_flight(self.plan, keys)
+        coming |= (await self._central.row_sums_of(self.plan, self.instance, keys)).keys()
         if position is not None:
             self._central.expire_heads()
             entity = self.plan.entity

@@ -35,38 +35,58 @@ class Hot:
         """How many there were the last time."""
 
         self._condition = condition
+        self._sweeping = False
+        self._below: int | None = None
+        """While they are compared: rows with lower keys are still to be looked at."""
+
+        self._seen = 0
         self._interval = interval
         self._central = central
         self._clock = clock
 
+    @property
+    def due(self) -> bool:
+        """It is time to compare them, or some are left of the last time."""
+        return self._sweeping or self._clock() >= self.due_at
+
     async def step(
-        self, committer: Committer, repairing: Reconcile, bounds: Bounds, stop: asyncio.Event
-    ) -> None:
-        """Compare them all, if it is time; what differs is repaired as reconcile does it."""
-        if self._clock() < self.due_at:
-            return
-        # From the beginning: the interval holds however long this takes.
-        self.due_at = self._clock() + self._interval
-        seen = 0
-        below: int | None = None
-        while not stop.is_set():
-            page = await local.hot_sums(
-                committer.connection, committer.plan, self._condition, below, self._PAGE,
-                committer.note,
-            )  # fmt: skip
-            keys = list(page)
-            if len(keys) == self._PAGE:
-                # Of several rows with the same first key column some may be cut off.
-                below = parts(keys[-1])[0]
-                keys = [key for key in keys if parts(key)[0] > below] or keys
-            seen += len(keys)
-            for start in range(0, len(keys), self._BLOCK):
-                block = {key: page[key] for key in keys[start : start + self._BLOCK]}
-                await self._compare(committer, repairing, bounds, block)
-            if len(page) < self._PAGE:
+        self,
+        committer: Committer,
+        repairing: Reconcile,
+        bounds: Bounds,
+        stop: asyncio.Event,
+        seconds: float,
+    ) -> bool:
+        """Compare them for about so long, if it is time; whether some are left. What differs is
+        repaired as reconcile does it."""
+        if not self.due:
+            return False
+        if not self._sweeping:
+            # From the beginning: the interval holds however long this takes.
+            self.due_at = self._clock() + self._interval
+            self._sweeping, self._below, self._seen = True, None, 0
+        deadline = self._clock() + seconds
+        while self._sweeping and not stop.is_set():
+            await self._next_page(committer, repairing, bounds)
+            if self._clock() >= deadline:
                 break
-            below = parts(keys[-1])[0]
-        self.rows = seen
+        return self._sweeping
+
+    async def _next_page(self, committer: Committer, repairing: Reconcile, bounds: Bounds) -> None:
+        page = await local.hot_sums(
+            committer.connection, committer.plan, self._condition, self._below, self._PAGE,
+            committer.note,
+        )  # fmt: skip
+        keys = list(page)
+        for start in range(0, len(keys), self._BLOCK):
+            block = {key: page[key] for key in keys[start : start + self._BLOCK]}
+            await self._compare(committer, repairing, bounds, block)
+        self._seen += len(keys)
+        self._sweeping = len(keys) == self._PAGE
+        if self._sweeping:
+            self._below = parts(keys[-1])[0]
+        else:
+            self.rows = self._seen
 
     async def _compare(
         self, committer: Committer, repairing: Reconcile, bounds: Bounds, block: Mapping[Key, int]

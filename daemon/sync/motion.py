@@ -38,6 +38,9 @@ class Motion:
     _ROUND_SECONDS = 0.25
     """So long a step compares in the background, before new rows are looked for again."""
 
+    _HOT_SECONDS = 0.5
+    """So long a step compares hot rows, before new rows are looked for again."""
+
     _SAVE_SECONDS = 30.0
     """So often the place of a running round is written."""
 
@@ -79,10 +82,13 @@ class Motion:
         self._cursor = remembered.cursor
         self._round_saved_at = clock()
         self._end_saved_at = float("-inf")
-        # A round that ended within the interval need not be repeated after a restart. A whole
-        # entity is compared at once: nothing else says what it lacks.
+        # A round that ended within the interval need not be repeated after a restart; one that was
+        # under way goes on. A whole entity is compared at once: nothing else says what it lacks.
         recent = (
-            incremental is not None and remembered.age is not None and remembered.age < interval
+            incremental is not None
+            and remembered.cursor is None
+            and remembered.age is not None
+            and remembered.age < interval
         )
         self._done = self._current_round() if recent else float("-inf")
         self._asked_at: float | None = None
@@ -124,6 +130,11 @@ class Motion:
         return self.incremental.lag_rows if self.incremental else 0
 
     @property
+    def derived_compared(self) -> bool:
+        """Nothing that is derived from the table waits to be compared with it."""
+        return not self._derived_todo
+
+    @property
     def caught_up(self) -> bool:
         """All that central had a moment ago is here: the end is reached, or the round that was due
         is done."""
@@ -155,7 +166,9 @@ class Motion:
         return (1.0 - done) * (self._clock() - at) / (done - before)
 
     def compare_now(self) -> None:
-        """The next step begins a round, whatever was compared before."""
+        """The next step begins a round, whatever was compared before. One that is under way is
+        given up: it goes at its own pace, and what it has compared may have changed since."""
+        self.round = None
         self._asked_at = self._clock()
 
     def bounds(self) -> Bounds:
@@ -175,6 +188,7 @@ class Motion:
         if self.incremental is not None:
             did = await self.incremental.step(stop, seconds)
             if did.more:
+<<<<<<< HEAD
                 return did
             if self.asked is not None:
                 # What it finds is told to somebody: nothing else repairs it meanwhile.
@@ -190,6 +204,20 @@ class Motion:
         did = await self._round_step(stop, seconds)
         await self._derived_step(stop)
         return did
+=======
+                return Step(did.rows, did.late, did.deleted, more=True)
+            did = replace(did, more=await self._hot_step(stop))
+            if background:
+                await self._round_step(stop, self._ROUND_SECONDS)
+        else:
+            await self.committer.retry_if_due()
+            did = await self._round_step(stop, seconds)
+        await self._derived_step(stop)
+        asked = await self._asked_step(stop, seconds)
+        # In the background a part of what is derived is enough with each pass.
+        derived = not background and not self.derived_compared
+        return replace(did, more=did.more or asked or derived)
+>>>>>>> break4
 
     def leave(self) -> None:
         """This motion ends, another one may follow it."""
@@ -202,19 +230,26 @@ class Motion:
         if self.round is not None:
             await self._save_round(self.round, ended=False)
 
-    async def _hot_step(self, stop: asyncio.Event) -> None:
-        if self.hot is None or self._clock() < self.hot.due_at:
-            return
+    async def _hot_step(self, stop: asyncio.Event) -> bool:
+        """A turn of the hot rows; whether some of them are left."""
+        if self.hot is None or not self.hot.due:
+            return False
         repairing = self._new_round(self._clock(), cursor=None)
-        await self.hot.step(self.committer, repairing, self.bounds(), stop)
+        bounds = self.bounds()
+        return await self.hot.step(self.committer, repairing, bounds, stop, self._HOT_SECONDS)
 
     async def _asked_step(self, asked: Reconcile, stop: asyncio.Event, seconds: float) -> bool:
         """A turn of the comparison that somebody asked for; whether there is more of it."""
         await asked.step(self.committer, self.bounds(), stop, seconds)
         if asked.finished:
             self.asked = None
+<<<<<<< HEAD
             await self._end_round(asked)
         return not asked.finished
+=======
+            self._derived_todo, self._derived_after = list(self.committer.derived), None
+        return self.asked is not None
+>>>>>>> break4
 
     def _new_round(self, since: float, cursor: int | None, *, paced: bool = False) -> Reconcile:
         return Reconcile(
@@ -234,7 +269,7 @@ class Motion:
         whole = self.incremental is None
         if self._asked_at is not None or (whole and self.state.resync):
             since = self._asked_at if self._asked_at is not None else self._clock()
-            self._asked_at = None
+            self._asked_at = self._cursor = None
             return self._new_round(since, None)
         current = self._current_round()
         if current <= self._done:

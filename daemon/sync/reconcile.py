@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from daemon import grid, local
 from daemon.aio import Clock, together
 from daemon.central import Central, Sum
-from daemon.errors import TransientError
+from daemon.errors import TransientError, WppSyncError
 from daemon.metrics import Metrics
 from daemon.sql import Key, Range, parts
 from daemon.sync.commit import Committer
@@ -38,6 +38,8 @@ class Tally:
     deleted: int = 0
     refused: int = 0
     examples: list[str] = field(default_factory=list)
+    error: WppSyncError | None = None
+    """Why the entity could not be compared to its end."""
 
     @property
     def differences(self) -> int:
@@ -151,17 +153,19 @@ class Reconcile:
         it is not this round's turn yet."""
         deadline = self._clock() + seconds
         while not stop.is_set() and not self.finished:
+            went_on = True
             if self._todo:
-                await self._look(committer, bounds, *self._todo.pop())
+                await self._look_at_next(committer, bounds)
             else:
                 chunk = await self._next_chunk(committer, bounds)
                 if self._paced and not await self._central.may_sum(
                     committer.plan, committer.instance, chunk, self.since
                 ):
                     return False
-                await self._compare(committer, chunk)
-                self.cursor = chunk.low
-            if not self._todo:
+                went_on = await self._compare(committer, chunk)
+                if went_on:
+                    self.cursor = chunk.low
+            if went_on and not self._todo:
                 self.compared_from = self.cursor
                 self.finished = self.cursor is None
             if self._clock() >= deadline:
@@ -183,20 +187,21 @@ class Reconcile:
 
     # --- chunks -----------------------------------------------------------------------------------
 
-    async def _compare(self, committer: Committer, chunk: Range) -> None:
+    async def _compare(self, committer: Committer, chunk: Range) -> bool:
+        """Compare a chunk's sums; False when it is too large for that."""
         plan, instance = committer.plan, committer.instance
         theirs, ours = await together(
             self._central.chunk_sum(plan, instance, chunk, self.since),
             local.chunk_sum(committer.connection, plan, chunk, committer.note),
         )
+        if theirs is None:
+            return False
         self._metrics.reconcile_chunks.labels(instance, committer.entity).inc()
         self.tally.compared += max(theirs[0], ours[0])
-        if theirs == ours:
-            return
-        rows = max(theirs[0], ours[0])
-        if await self._without_excluded(committer, chunk, theirs, ours):
-            return
-        self._todo.append((chunk, rows))
+        if theirs == ours or await self._without_excluded(committer, chunk, theirs, ours):
+            return True
+        self._todo.append((chunk, max(theirs[0], ours[0])))
+        return True
 
     async def _without_excluded(
         self, committer: Committer, chunk: Range, theirs: Sum, ours: Sum
@@ -215,6 +220,16 @@ class Reconcile:
         there = await self._central.row_sums_of(plan, committer.instance, inside)
         here = await local.row_sums_of(committer.connection, plan, list(there), committer.note)
         return _less(theirs, there) == _less(ours, here)
+
+    async def _look_at_next(self, committer: Committer, bounds: Bounds) -> None:
+        """The next range that differs. It stays to be done when that fails: a round that somebody
+        has asked for outlives its motion."""
+        before = list(self._todo)
+        try:
+            await self._look(committer, bounds, *self._todo.pop())
+        except BaseException:
+            self._todo = before
+            raise
 
     async def _look(self, committer: Committer, bounds: Bounds, chunk: Range, rows: int) -> None:
         """Cut a range that differs into parts, or name its rows that differ."""
@@ -270,14 +285,15 @@ class Reconcile:
                 committer.connection, committer.plan, some, committer.note
             )
             found = differences(theirs, ours, excluded=committer.excluded, settled=bounds.settled)
+            if not self._dry_run:
+                await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
+            # Only now: where the repair fails, they are found once more.
             for kind in ("missing", "differing", "extra"):
                 certain = getattr(found, kind)
                 self.tally.note(kind, certain)
                 self._metrics.reconcile_differences.labels(
                     committer.instance, committer.entity, kind
                 ).inc(len(certain))
-            if not self._dry_run:
-                await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
 
     async def _repair(self, committer: Committer, keys: list[Key], position: int | None) -> None:
         while keys:
