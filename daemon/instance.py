@@ -758,9 +758,9 @@ class Instance:
                     bounds = await self._comparable(plan, known, copied=holder is not None)
                     committer = await self._committer(connection, plan, known, ())
                     await self._compare(asked, committer, bounds, stop)
-                except TransientError:
-                    raise
-                except ENTITY_ERRORS as error:
+                except WppSyncError as error:
+                    if not is_entitys_own(error):
+                        raise
                     asked.tally.error = error
                 self._refuse_to_go_on(stop, found)
             return found

@@ -188,36 +188,22 @@ class Motion:
         if self.incremental is not None:
             did = await self.incremental.step(stop, seconds)
             if did.more:
-<<<<<<< HEAD
                 return did
             if self.asked is not None:
                 # What it finds is told to somebody: nothing else repairs it meanwhile.
                 return replace(did, more=await self._asked_step(self.asked, stop, seconds))
-            await self._hot_step(stop)
-            if background:
-                await self._round_step(stop, self._ROUND_SECONDS)
-            await self._derived_step(stop)
-            return did
-        await self.committer.retry_if_due()
-        if self.asked is not None:
-            return Step(0, 0, 0, more=await self._asked_step(self.asked, stop, seconds))
-        did = await self._round_step(stop, seconds)
-        await self._derived_step(stop)
-        return did
-=======
-                return Step(did.rows, did.late, did.deleted, more=True)
             did = replace(did, more=await self._hot_step(stop))
             if background:
                 await self._round_step(stop, self._ROUND_SECONDS)
         else:
             await self.committer.retry_if_due()
+            if self.asked is not None:
+                return Step(0, 0, 0, more=await self._asked_step(self.asked, stop, seconds))
             did = await self._round_step(stop, seconds)
         await self._derived_step(stop)
-        asked = await self._asked_step(stop, seconds)
         # In the background a part of what is derived is enough with each pass.
         derived = not background and not self.derived_compared
-        return replace(did, more=did.more or asked or derived)
->>>>>>> break4
+        return replace(did, more=did.more or derived)
 
     def leave(self) -> None:
         """This motion ends, another one may follow it."""
@@ -243,13 +229,8 @@ class Motion:
         await asked.step(self.committer, self.bounds(), stop, seconds)
         if asked.finished:
             self.asked = None
-<<<<<<< HEAD
             await self._end_round(asked)
         return not asked.finished
-=======
-            self._derived_todo, self._derived_after = list(self.committer.derived), None
-        return self.asked is not None
->>>>>>> break4
 
     def _new_round(self, since: float, cursor: int | None, *, paced: bool = False) -> Reconcile:
         return Reconcile(
@@ -299,7 +280,7 @@ class Motion:
         self._done = max(done.since, self._done)
         self.compared_at = self._clock()
         if self.incremental is not None:
-            self._derived_todo = list(self.committer.derived)
+            self._derived_todo, self._derived_after = list(self.committer.derived), None
         elif self.state.resync:
             await self.committer.commit((), finished=True)
         if self._clock() - self._end_saved_at >= min(self._interval, self._REMEMBER_SECONDS):
