@@ -62,8 +62,9 @@ class Hot:
         if not self.due:
             return False
         if not self._sweeping:
-            # From the beginning: the interval holds however long this takes.
-            self.due_at = self._clock() + self._interval
+            # At the same moments for all instances, so that many ask central together; and from the
+            # beginning: the interval holds however long this takes.
+            self.due_at = (self._clock() // self._interval + 1) * self._interval
             self._sweeping, self._below, self._seen = True, None, 0
         deadline = self._clock() + seconds
         while self._sweeping and not stop.is_set():

@@ -64,6 +64,9 @@ class Writer:
     """The rows that a collision has brought in or removed beside those that were to be written;
     emptied by whoever has read it."""
 
+    _fresh: set[Key] = field(default_factory=set)
+    """The rows that a collision has brought to what central has had since the batch was read."""
+
     @property
     def _note(self) -> str:
         return f"{self.instance} {self.plan.entity.name}"
@@ -73,10 +76,15 @@ class Writer:
 
         Raises SchemaError when it refuses all, DatabaseError for a server's trouble.
         """
+        self._fresh.clear()
         with self.strikes.batch(self.plan.entity.name):
             return await self._write(rows)
 
     async def _write(self, rows: Sequence[Row]) -> list[Refusal]:
+        if self._fresh:  # what the batch holds of them is older
+            rows = [row for row in rows if self.plan.key(row) not in self._fresh]
+            if not rows:
+                return []
         try:
             await self._upsert(rows)
             return []
@@ -166,7 +174,9 @@ class Writer:
             middle = len(rows) // 2
             return await self._resolve(rows[:middle]) + await self._resolve(rows[middle:])
         await local.lift(self.connection, self.plan, sorted(still_there, key=sql.parts), note)
-        return await self._insert(fresh)
+        refusals = await self._insert(fresh)
+        self._fresh |= keys
+        return refusals
 
     async def _holders(self, rows: Sequence[Row]) -> frozenset[Key]:
         note = f"{self._note} collision"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from daemon import operations
+from daemon.sql import Key, Row
+from daemon.sync.write import Writer
 from tests import gate, mirror
 from tests.in_process import a_pass, listen, one
 
@@ -196,6 +198,41 @@ CHAT_KEYS = (
     "started_at",
     "tag",
 )
+
+
+@pytest.mark.parametrize("change", ["update", "delete"])
+async def test_a_batch_does_not_undo_what_a_collision_in_it_has_brought(
+    databases: Databases,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    """Central changes row 90 after the batch was read and before the collision of row 5 with it is
+    resolved: row 90 of the batch, which is written later, is older."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    statement, expected = {
+        "update": ("UPDATE messages SET body = 'new' WHERE id = 90", [["new"]]),
+        "delete": ("DELETE FROM messages WHERE id = 90", []),
+    }[change]
+    real = Writer._read
+
+    async def read(writer: Writer, keys: Collection[Key]) -> list[Row]:
+        mirror.run(central, statement)
+        return await real(writer, keys)
+
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        mirror.run(
+            local,
+            "UPDATE wpp_messages SET wwebjs_id = NULL WHERE id = 5;"
+            "UPDATE wpp_messages SET wwebjs_id = 'key 5' WHERE id = 90",
+        )
+        monkeypatch.setattr(Writer, "_read", read)
+        await operations.reset_sync_state(instance, "messages")
+        await a_pass(instance)
+    assert mirror.rows(local, "SELECT body FROM wpp_messages WHERE id = 90") == expected
+    assert mirror.differences(central, local) == ""
 
 
 def insert_chat(central: Mapping[str, object], id_: int, tag: str) -> None:

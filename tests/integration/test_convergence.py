@@ -24,7 +24,7 @@ from tests import mirror
 from tests.in_process import a_pass, one, parts, settle
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases
+    from tests.conftest import Databases, Servers
 
 WriteConfig = Callable[..., Path]
 
@@ -408,3 +408,21 @@ async def test_a_chunk_whose_rows_lie_dense_behind_thin_ones_is_made_smaller(
         assert [each["messages"].differing for each in found] == [1, 1, 1]
         assert (await operations.reconcile(i, "messages"))["messages"].written == 1
         assert built.central._shifts["messages"] < 20
+
+
+async def test_hot_rows_of_all_instances_are_due_at_the_same_moments(
+    databases: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    """So that what they ask of central does not grow with their number."""
+    seed(databases)
+    other = servers.new_local()
+    config = write_config(
+        databases.central, {"nunes": databases.local, "karsten": other}, **EVERYTHING
+    )
+    async with parts(config) as built:
+        for i in built.instances.values():
+            await a_pass(i)
+            await asyncio.sleep(0.3)
+        due = [i.motions["messages"].hot.due_at for i in built.instances.values()]  # type: ignore[union-attr]
+        assert abs(due[1] - due[0]) in {0.0, 5.0}
+    servers.local.execute(f"DROP DATABASE {other['database']}")
