@@ -226,6 +226,7 @@ class Instance:
         whatever waits for its next try."""
         self._retry_at.clear()
         self._state_is_old = True
+        self._compare_whole = True  # with what central has from now on
         self.wake.set()
 
     def broke(self, error: WppSyncError) -> None:
@@ -550,6 +551,7 @@ class Instance:
         for entity, motion in list(self.motions.items()):
             now = found.get(entity)
             reset = motion.end_is_written and entity in never_compared
+            self._compare_whole = self._compare_whole or reset
             if reset or now is None or not now.same(motion.state):
                 self._log.info("starting over", entity=entity, reason="its state row was changed")
                 self._forget_motion(entity)

@@ -250,7 +250,7 @@ async def reset(
                     "INSERT INTO wpp_sync_state (entity, resync) VALUES (%s, %s)"
                     " ON DUPLICATE KEY UPDATE last_synced_id = 0, settled_id = 0, settled_for = 0,"
                     " rewound = 0, reconcile_cursor = NULL, reconciled_at = NULL,"
-                    " derived_at = IF(VALUES(resync), NULL, derived_at),"
+                    " derived_at = NULL,"
                     " resync = resync OR VALUES(resync), last_synced_at = CURRENT_TIMESTAMP",
                     (entity, resync),
                     note,

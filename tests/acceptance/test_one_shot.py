@@ -393,3 +393,43 @@ def test_a_sync_says_that_rows_went_to_quarantine(
     assert "1 rows are in quarantine, not in the local tables" in said.stderr
     listed = run_cli("quarantine", "nunes", "-c", config)
     assert "Data too long" in listed.stdout
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_comparison_that_is_interrupted_does_not_say_that_both_sides_are_equal(
+    databases: Databases, write_config: WriteConfig, dry_run: bool
+) -> None:
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes"], messages=50))
+    config = write_config(central, {"nunes": local}, entities={})
+    assert run_cli("sync", "nunes", "-c", config).returncode == 0
+    waiting = (
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST"
+        f" WHERE STATE LIKE 'Waiting for table%' AND DB = '{central['database']}'"
+    )
+    with mirror.Session(central) as application:
+        application.execute("LOCK TABLES contacts WRITE")
+        option = ["--dry-run"] if dry_run else []
+        child = subprocess.Popen(
+            [*COMMAND, "reconcile", "nunes", *option, "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(),
+        )
+        try:
+            deadline = time.monotonic() + 20
+            while mirror.rows(central, waiting) == [["0"]]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            child.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            application.execute("UNLOCK TABLES")
+            said, _ = child.communicate(timeout=20)
+        finally:
+            child.kill()
+            child.communicate()
+    assert "stopped before all was compared" in said
+    assert "equal" not in said
+    assert child.returncode == 130
