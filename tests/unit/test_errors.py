@@ -199,7 +199,6 @@ def test_a_cancellation_is_not_among_what_is_translated() -> None:
         ("StateMovedError", "state_moved", 1),
         ("PlanChangedError", "schema_changed", 1),
         ("RewoundError", "rewound", 1),
-        ("StoppedError", "stopped", 130),
         ("DaemonUnreachableError", "daemon_unreachable", 3),
         ("DatabaseError", "database", 1),
         ("TransientError", "unreachable", 3),
