@@ -23,6 +23,24 @@ _TOKEN = re.compile(
 _DELIMITER = re.compile(r"(?:\A|;)\s*(?P<word>delimiter)\s", re.IGNORECASE)
 
 
+_SPLITTER = re.compile(
+    r"""'(?:[^'\\]|''|\\.)*+'|"(?:[^"\\]|""|\\.)*+"|`(?:[^`]|``)*+`|[(),]""", re.S
+)
+
+
+def pieces(text: str) -> list[str]:
+    """A list separated by commas, of which those inside parentheses, strings and names are none."""
+    found: list[str] = []
+    depth = begin = 0
+    for token in _SPLITTER.finditer(text):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if token[0] == "," and depth == 0:
+            found.append(text[begin : token.start()].strip())
+            begin = token.end()
+    found.append(text[begin:].strip())
+    return found
+
+
 def split(text: str) -> list[str]:
     """The statements of a file, without comments around them and without the semicolons.
 
