@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -21,12 +22,16 @@ from daemon.errors import WppSyncError
 from daemon.instance import Instance, Intervals, Shared
 from daemon.metrics import Metrics
 from daemon.migrations import files
-from daemon.migrations.files import Migration
+from daemon.migrations.files import Catalogue
+from daemon.migrator import Migrating
 from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
+from daemon.systemd import EXTEND_SECONDS, Notifier
 
 _RESETS_AT_ONCE = 16
+
+_MIGRATING_AT_ONCE = 8
 
 VERSION = installed_version("wpp-sync")
 
@@ -38,7 +43,7 @@ class Parts:
     config: Config
     central: Central
     metrics: Metrics
-    migrations: tuple[Migration, ...]
+    catalogue: Catalogue
     instances: dict[str, Instance]
 
 
@@ -48,7 +53,7 @@ async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[
     directories = [files.SHIPPED]
     if config.migrations.directory is not None:
         directories.append(config.migrations.directory)
-    migrations = files.discover(directories)
+    catalogue = Catalogue(directories)
     metrics = Metrics(VERSION)
     pool = Pool(config.central, "central", "central", config.central.max_connections)
     rule = Rule.of(config.sync.settle)
@@ -57,10 +62,14 @@ async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[
     central = Central(pool, rule=rule, clock=clock, metrics=metrics, pace=pace)
     shared = Shared(
         central=central,
-        migrations=migrations,
+        migrating=Migrating(
+            catalogue,
+            asyncio.Semaphore(_MIGRATING_AT_ONCE),
+            config.migrations.lock_wait_timeout,
+            VERSION,
+        ),
         limits=Limits(rows=config.sync.batch_rows, bytes=config.sync.batch_bytes),
         intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
-        lock_wait_timeout=config.migrations.lock_wait_timeout,
         backoff_max=config.sync.backoff_max,
         clock=clock,
         metrics=metrics,
@@ -71,7 +80,7 @@ async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[
         if settings.enabled
     }
     try:
-        yield Parts(config, central, metrics, migrations, instances)
+        yield Parts(config, central, metrics, catalogue, instances)
     finally:
         for instance in instances.values():
             await instance.close()
@@ -108,6 +117,7 @@ class _Process:
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._notifier = Notifier(os.environ)
         self._log = structlog.get_logger()
 
     async def run(self) -> None:
@@ -117,7 +127,9 @@ class _Process:
             loop.add_signal_handler(number, self._leave, number)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._asked.put_nowait, number)
-        control = http.ControlApi(self._built.instances, self._built.metrics, self._stop)
+        control = http.ControlApi(
+            self._built.instances, self._built.catalogue, self._built.metrics, self._stop
+        )
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(http.serve_control(control.app(), config.control))
             public = http.public_app(self._built.metrics)
@@ -130,6 +142,7 @@ class _Process:
                 control=str(config.control.socket) if config.control.socket else None,
                 http=listening,
             )
+            self._notifier.tell("READY=1", f"STATUS={len(self._built.instances)} instances")
             await self._serve()
         self._log.info("stopped")
 
@@ -141,17 +154,42 @@ class _Process:
             answering = group.create_task(self._answer_signals(), name="signals")
             supervising = group.create_task(supervisor.run(self._stop), name="supervisor")
             leaving = group.create_task(self._now.wait(), name="leave now")
+            notifying = group.create_task(self._tell_manager(), name="notify")
             await self._stop.wait()
-            done, _ = await asyncio.wait(
-                (supervising, leaving),
-                timeout=config.sync.shutdown_timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if supervising not in done:
+            self._notifier.tell("STOPPING=1")
+            deadline = asyncio.get_running_loop().time() + config.sync.shutdown_timeout
+            while not supervising.done() and not leaving.done():
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 and not self._migrating():
+                    break
+                await asyncio.wait(
+                    (supervising, leaving),
+                    timeout=min(1.0, max(left, 0.1)),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            if not supervising.done():
                 self._log.warning("batches were not finished in time: they are rolled back")
                 supervising.cancel()
             answering.cancel()
             leaving.cancel()
+            notifying.cancel()
+
+    def _migrating(self) -> list[str]:
+        """The statements of migrations that are under way: they are waited for."""
+        doing = [instance.migrator.doing for instance in self._built.instances.values()]
+        return [each.words for each in doing if each is not None]
+
+    async def _tell_manager(self) -> None:
+        """Feed the watchdog, and ask for more time while a migration runs."""
+        watchdog = self._notifier.watchdog_seconds
+        while True:
+            lines = [] if watchdog is None else ["WATCHDOG=1"]
+            if migrating := self._migrating():
+                lines.append(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
+                lines.append(f"STATUS=migrating {'; '.join(migrating[:3])}")
+            if lines:
+                self._notifier.tell(*lines)
+            await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     def _leave(self, number: signal.Signals) -> None:
         """The first TERM or INT lets the running batches finish, a second one does not."""

@@ -28,7 +28,9 @@ _GRANT = re.compile(
 # How the second version of EXPLAIN's JSON calls what the first one and MariaDB call so.
 _ACCESS = {"index_range_scan": "range", "index_scan": "index", "index_lookup": "ref"}
 # Rows and state want the first four, migrations the rest.
-_LOCAL_NEEDED = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "INDEX"})
+_LOCAL_NEEDED = frozenset(
+    {"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "INDEX", "CREATE TEMPORARY TABLES"}
+)
 _WRITING = frozenset({"INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP"})
 
 
@@ -183,13 +185,15 @@ async def _instance(
         granted = privileges(await db.grants(connection), instance.settings.database)
         for finding in _too_little(granted, where):
             yield finding
-        done = {row.id for row in await runner.history(connection, f"{instance.name} check")}
-        pending = [migration.id for migration in migrations if migration.id not in done]
+        standing = await runner.look(connection, migrations, f"{instance.name} check")
+        pending = [migration.id for migration in standing.pending]
+        for warning in standing.warnings:
+            yield Finding("note", where, f"migrations: {warning}")
         if pending:
             text = f"{len(pending)} migrations will run at the next start: {', '.join(pending)}"
             yield Finding("note", where, text)
         else:
-            yield Finding("ok", where, f"{len(done)} migrations in effect")
+            yield Finding("ok", where, f"{len(migrations)} migrations in effect")
         for entity in instance.entities.values():
             table = await schema.read(connection, entity.local, f"{instance.name} check")
             if table is None and pending:

@@ -152,6 +152,8 @@ class Connection:
     def __init__(self, raw: Any, server: Server, name: str) -> None:
         self._raw = raw
         self._timeout = server.statement_timeout
+        self._server = server
+        self.role: Role = "local"
         self.name = name
         """Which server, in the operator's words: "central", "local nunes"."""
 
@@ -249,6 +251,10 @@ class Connection:
                 size += sum([len(value) for value in row if value is not None])
         self.discard()
         return rows, size
+
+    async def set_up(self) -> None:
+        """Give the session the settings that everything rests on, whatever has changed them."""
+        await _set_up(self, self._server, self.role)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -348,8 +354,9 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
     connection = Connection(raw, server, name)
+    connection.role = role
     try:
-        await _set_up(connection, server, role)
+        await connection.set_up()
     except BaseException:
         connection.discard()
         raise

@@ -151,6 +151,8 @@ class TransientError(DatabaseError):
 
     code = "unreachable"
     exit_code = EXIT_UNREACHABLE
+    retry_after = 0.0
+    """Seconds to leave the server alone at least."""
 
 
 class AccessError(DatabaseError):

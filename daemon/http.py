@@ -32,6 +32,7 @@ from daemon.errors import (
 )
 from daemon.instance import Instance
 from daemon.metrics import Metrics
+from daemon.migrations.files import Catalogue
 
 _MAX_BODY = 64 * 1024
 
@@ -74,9 +75,14 @@ class ControlApi:
     """The handlers of the control socket."""
 
     def __init__(
-        self, instances: Mapping[str, Instance], metrics: Metrics, stop: asyncio.Event
+        self,
+        instances: Mapping[str, Instance],
+        catalogue: Catalogue,
+        metrics: Metrics,
+        stop: asyncio.Event,
     ) -> None:
         self._instances = dict(instances)
+        self._catalogue = catalogue
         self._metrics = metrics
         self._stop = stop
 
@@ -92,6 +98,7 @@ class ControlApi:
                 web.post(f"{one}/reset", self._reset),
                 web.post(f"{one}/resync", self._resync),
                 web.post(f"{one}/reconcile", self._reconcile),
+                web.post(f"{one}/migrate", self._migrate),
                 web.get(f"{one}/quarantine", self._quarantine),
                 web.post(f"{one}/quarantine/retry", self._retry),
                 web.post(f"{one}/quarantine/discard", self._discard),
@@ -144,6 +151,14 @@ class ControlApi:
             )
         found = await operations.reconcile(instance, entity, dry_run=dry_run, stop=self._stop)
         return _json(operations.tallies(found))
+
+    async def _migrate(self, request: web.Request) -> web.Response:
+        instance = self._pick(request)
+        await _body(request, set())
+        self._catalogue.read_again()  # a new file is why somebody asks
+        done = await operations.migrate(instance, self._stop)
+        instance.wake.set()
+        return _json(done)
 
     async def _quarantine(self, request: web.Request) -> web.Response:
         found = await operations.list_quarantine(self._pick(request))

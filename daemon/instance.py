@@ -32,9 +32,7 @@ from daemon.errors import (
     WppSyncError,
 )
 from daemon.metrics import Metrics
-from daemon.migrations import runner
-from daemon.migrations.files import Migration
-from daemon.migrations.runner import Applied
+from daemon.migrator import Migrating, Migrator
 from daemon.schema import Plan, Table
 from daemon.state import State
 from daemon.sync import quarantine
@@ -102,10 +100,9 @@ class Shared:
     """What all instances of a process have in common."""
 
     central: Central
-    migrations: Sequence[Migration]
+    migrating: Migrating
     limits: Limits
     intervals: Intervals
-    lock_wait_timeout: float
     backoff_max: float
     clock: Clock
     metrics: Metrics
@@ -120,7 +117,7 @@ class Instance:
         self.server = f"local {self.name}"
         self.state: InstanceState = "starting"
         self.error: WppSyncError | None = None
-        self.history: tuple[Applied, ...] = ()
+        self.migrator = Migrator(self.name, shared.migrating, shared.metrics)
         self.motions: dict[str, Motion] = {}
         """The entities that are under way; one that cannot go on is in `entity_errors` instead."""
 
@@ -259,9 +256,13 @@ class Instance:
             self.error = None
             self._set_state("standby")
             return jittered(STANDBY_SECONDS)
+        except StoppedError:
+            return 0.0
         except WppSyncError as error:
             transient = isinstance(error, TransientError)
             pause = backoff.next() if transient else jittered(SLOW_RETRY_SECONDS)
+            if isinstance(error, TransientError):
+                pause = max(pause, error.retry_after)
             self._metrics.errors.labels(self.name, error.code).inc()
             self._set_state("backoff" if transient else "failed")
             if not transient or backoff.speak() or self.error is None:
@@ -313,7 +314,7 @@ class Instance:
         async with self._busy:
             began = self._clock()
             try:
-                connection = await self._open()
+                connection = await self._open(stop)
                 await self._heartbeat(connection)
                 result = PassResult()
                 for _ in range(_STARTS):
@@ -438,7 +439,7 @@ class Instance:
 
     # --- the local connection -------------------------------------------------------------------
 
-    async def _open(self) -> Connection:
+    async def _open(self, stop: asyncio.Event) -> Connection:
         """The local connection with the lock on it and all migrations in effect."""
         if self._connection is not None and self._connection.usable:
             return self._connection
@@ -447,7 +448,7 @@ class Instance:
         connection = await db.connect(self.settings, self.server, "local")
         try:
             await self._lock(connection)
-            await self._migrate(connection)
+            await self._migrate(connection, stop)
             await self._refuse_state_without_transactions(connection)
             await state.ensure(connection, list(self.entities), f"{self.name} state")
             self.states = await state.read(connection, f"{self.name} state")
@@ -455,7 +456,7 @@ class Instance:
             await self._leave(connection)
             raise
         self._connection = connection
-        self._log.info("opened", server=connection.version, migrations=len(self.history))
+        self._log.info("opened", server=connection.version, migrations=len(self.migrator.history))
         return connection
 
     async def _lock(self, connection: Connection) -> None:
@@ -515,29 +516,23 @@ class Instance:
         finally:
             await connection.close()
 
-    async def _migrate(self, connection: Connection) -> None:
-        note = f"{self.name} migrate"
+    async def migrate(self, stop: asyncio.Event) -> list[str]:
+        """Put in effect what is pending now; the ids of what ran.
 
-        def on_start(migration: Migration) -> None:
-            self._set_state("migrating")
-            self._log.info("migrating", migration=migration.id)
+        Raises StandbyError, MigrationError, DatabaseError, StoppedError.
+        """
+        async with self._busy:
+            self.migrator.forget_what_ran()
+            if self._connection is not None and self._connection.usable:
+                self._forget_motions()  # their plans are those of the tables of before
+                await self._migrate(self._connection, stop)
+            else:
+                await self._open(stop)
+            self._set_state("idle")
+            return list(self.migrator.ran)
 
-        def on_done(migration: Migration, already_there: int) -> None:
-            self._metrics.migrations_applied.labels(self.name).inc()
-            self._log.info(
-                "migration applied", migration=migration.id,
-                statements=len(migration.statements), already_there=already_there,
-            )  # fmt: skip
-
-        await runner.apply(
-            connection,
-            self._shared.migrations,
-            lock_wait_timeout=self._shared.lock_wait_timeout,
-            note=note,
-            on_start=on_start,
-            on_done=on_done,
-        )
-        self.history = await runner.history(connection, note)
+    async def _migrate(self, connection: Connection, stop: asyncio.Event) -> None:
+        await self.migrator.migrate(connection, stop, lambda: self._set_state("migrating"))
 
     async def _heartbeat(self, connection: Connection) -> None:
         """Keep an idle connection alive, and see a state that somebody else has changed."""

@@ -13,8 +13,9 @@ from daemon import db, sql, state
 from daemon.db import Connection
 from daemon.errors import MissingError, RewoundError, UsageError, WppSyncError
 from daemon.instance import Instance, lock_name
-from daemon.migrations import runner
-from daemon.migrations.runner import Applied
+from daemon.migrations.drift import Recorded
+from daemon.migrations.files import Migration
+from daemon.migrations.journal import Applied
 from daemon.state import State
 from daemon.sync import quarantine
 from daemon.sync.motion import Motion
@@ -32,12 +33,12 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
     database that does not answer: that is what the status then says.
     """
     if instance.running or instance.opened:
-        return _status(instance, instance.state, instance.history, instance.states, instance.error)
+        return _status(instance, instance.state, instance.states, instance.error)
     try:
         await instance.learn_settling()
         return await _status_from_database(instance)
     except WppSyncError as error:
-        return _status(instance, "failed", (), {}, error)
+        return _status(instance, "failed", {}, error)
 
 
 async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
@@ -124,6 +125,79 @@ async def discard_quarantine(
     return len(chosen)
 
 
+async def migrate(instance: Instance, stop: asyncio.Event | None = None) -> dict[str, Any]:
+    """Put the pending migrations in effect now; which ran, and what is odd about the others.
+
+    Raises StandbyError when another process copies the instance, MigrationError, DatabaseError,
+    StoppedError.
+    """
+    applied = await instance.migrate(stop or asyncio.Event())
+    warnings = list(instance.migrator.warnings)
+    return {"instance": instance.name, "applied": applied, "warnings": warnings}
+
+
+async def foresee_migrations(instance: Instance) -> dict[str, Any]:
+    """What `migrate` would do; changes nothing and needs no lock. Raises as `migrate` does."""
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        found = await instance.migrator.foresee(connection)
+    finally:
+        await connection.close()
+    return {
+        "instance": instance.name,
+        "pending": [{"id": m.id, "description": m.description} for m in found.pending],
+        "warnings": list(found.warnings),
+        "statements": [asdict(step) for step in found.steps],
+        "refused": found.refused,
+    }
+
+
+async def list_migrations(instance: Instance, migrations: Sequence[Migration]) -> dict[str, Any]:
+    """The whole history of a database and what is pending. Raises DatabaseError."""
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        await instance.migrator.read(connection)
+    finally:
+        await connection.close()
+    journal = instance.migrator.journal
+    files = {migration.id: migration for migration in migrations}
+    applied = {row.id: row for row in instance.migrator.history}
+    return {
+        "instance": instance.name,
+        "migrations": [
+            _migration(id_, files.get(id_), applied.get(id_), journal.get(id_))
+            for id_ in sorted({*files, *applied, *journal})
+        ],
+    }
+
+
+def _migration(
+    id_: str, file: Migration | None, applied: Applied | None, entry: Recorded | None
+) -> dict[str, Any]:
+    """One migration as `--list` shows it."""
+    if applied is None:
+        begun = entry is not None and (entry.statement or entry.state in {"running", "failed"})
+        state = "half applied" if begun else "pending"
+    elif file is None:
+        state = "file is gone" if entry else "not ours"
+    elif entry is not None and entry.checksum != file.checksum:
+        state = "changed since"
+    else:
+        state = "applied"
+    known = file.description if file else ""
+    total = len(file.statements) if file else entry.statements if entry else None
+    return {
+        "id": id_,
+        "description": applied.description if applied else known,
+        "executed_at": iso(applied.executed_at) if applied else None,
+        "state": state,
+        "statement": entry.statement if entry else total if applied else 0,
+        "statements": total,
+        "version": entry.version or None if entry else None,
+        "error": entry.error or None if entry else None,
+    }
+
+
 async def sync_instance(
     instance: Instance, skip: Collection[str] = (), stop: asyncio.Event | None = None
 ) -> PassResult:
@@ -202,7 +276,8 @@ async def _status_from_database(instance: Instance) -> dict[str, Any]:
     note = f"{instance.name} status"
     connection = await db.connect(instance.settings, instance.server, "local")
     try:
-        history = await runner.history(connection, note)
+        await instance.migrator.read(connection)
+        await instance.migrator.look(connection)
         states = await state.read_any(connection, note)
         try:
             instance.quarantined = await quarantine.counts(connection, note)
@@ -217,23 +292,26 @@ async def _status_from_database(instance: Instance) -> dict[str, Any]:
         error = WppSyncError(
             "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
         )
-    return _status(instance, "standby", history, states, error)
+    return _status(instance, "standby", states, error)
 
 
 def _status(
     instance: Instance,
     now: str,
-    history: Sequence[Applied],
     states: dict[str, State],
     error: WppSyncError | None,
 ) -> dict[str, Any]:
+    doing = instance.migrator.doing
     return {
         "instance": instance.name,
         "state": now,
         "migrations": [
             {"id": m.id, "description": m.description, "executed_at": iso(m.executed_at)}
-            for m in history
+            for m in instance.migrator.history
         ],
+        "pending_migrations": instance.migrator.pending,
+        "migration_warnings": list(instance.migrator.warnings),
+        "migrating": None if doing is None else doing.words,
         "sync_state": [
             _entity_status(instance, name, states.get(name)) for name in instance.entities
         ],

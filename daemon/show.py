@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.table import Table
 
 _COLOURS = {
     "idle": "green", "syncing": "cyan", "failed": "red", "backoff": "yellow", "standby": "magenta",
 }  # fmt: skip
+
+_MANY = 5
+"""From so many instances on a bar shows how many are done."""
 
 # Off a terminal nothing is cut: whoever reads the pipe wants it whole.
 _PIPE_WIDTH = 400
@@ -41,6 +46,13 @@ def status(
     if detail:
         for each in instances:
             console.print(f"settling: {each['settling']}", markup=False)
+            for warning in each["migration_warnings"]:
+                console.print(f"migrations: {warning}", markup=False)
+            if each["pending_migrations"]:
+                pending = ", ".join(each["pending_migrations"])
+                console.print(f"pending migrations: {pending}", markup=False)
+            if each["migrating"]:
+                console.print(f"migrating: {each['migrating']}", markup=False)
             console.print(_history(each))
 
 
@@ -87,6 +99,74 @@ def _history(each: dict[str, Any]) -> Table:
     for row in each["migrations"]:
         table.add_row(escape(row["id"]), escape(row["description"]), row["executed_at"] or "")
     return table
+
+
+@contextmanager
+def waiting(total: int) -> Iterator[Callable[[], None]]:
+    """Show on a terminal how many of them are done; call what is yielded after each."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or total < _MANY:
+        yield lambda: None
+        return
+    with Progress(MofNCompleteColumn(), BarColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+def migrations(found: Mapping[str, Any], verb: str) -> None:
+    """Print what was done to one instance, would be, or has been; errors are told elsewhere."""
+    console = _console()
+    name = found["instance"]
+    if "error" in found:
+        return
+    if verb == "list":
+        _migration_list(console, name, found["migrations"])
+        return
+    for line in _told(found, verb):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _told(found: Mapping[str, Any], verb: str) -> Iterator[str]:
+    """The lines that say what was done to one instance, or would be."""
+    name = found["instance"]
+    for warning in found["warnings"]:
+        yield f"{name}  note: {warning}"
+    done = found["applied" if verb == "migrate" else "pending"]
+    if not done:
+        yield f"{name}  nothing to do"
+    elif verb == "migrate":
+        yield f"{name}  {len(done)} applied: {', '.join(done)}"
+    else:
+        yield f"{name}  {len(done)} would run"
+        for migration in done:
+            yield f"  {migration['id']}: {migration['description']}"
+            for step in found["statements"]:
+                if step["migration"] == migration["id"]:
+                    yield f"    {step['statement']}. {_foreseen(step)}"
+
+
+def _foreseen(step: Mapping[str, Any]) -> str:
+    """One statement of a dry run, on one line."""
+    text = " ".join(step["text"].split())
+    rows = "" if step["rows"] is None else f", about {step['rows']:,} rows"
+    cost = f" ({step['cost']}{rows})" if step["cost"] else ""
+    return f"{step['words']}{cost}: {text}"
+
+
+def _migration_list(console: Console, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", title=escape(name))
+    for title in ("migration", "state", "statements", "executed at", "version", "description"):
+        table.add_column(title)
+    for row in rows:
+        far = "" if row["statements"] is None else f"{row['statement']} of {row['statements']}"
+        table.add_row(
+            escape(row["id"]), row["state"], far, row["executed_at"] or "", row["version"] or "",
+            escape(row["description"]),
+        )  # fmt: skip
+    console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"{row['id']}: {row['error']}", markup=False)
 
 
 def quarantine(rows: Sequence[dict[str, Any]]) -> None:

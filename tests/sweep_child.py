@@ -1,6 +1,6 @@
-"""The process that the kill sweep kills: lives `tests.scenario`'s life and dies at a given point.
+"""The process that the kill sweep kills: lives a life and dies at a given point.
 
-    python -m tests.sweep_child CONFIG
+    python -m tests.sweep_child CONFIG copy|migrate
 
 For each line on standard input, a number, it forks a child that dies by SIGKILL at that point of
 its life (-1: it lives to the end), and answers with a line: how the child ended, and at how many
@@ -21,7 +21,16 @@ from tests import scenario
 from tests.suspensions import Suspensions
 
 
-async def _live(config: Path, die_at: int) -> int:
+async def _migrate(config: Path) -> None:
+    """Migrate and leave."""
+    async with scenario.parts(config) as built:
+        await built.instances["nunes"].migrate(asyncio.Event())
+
+
+LIVES = {"copy": scenario.live_once, "migrate": _migrate}
+
+
+async def _live(life: str, config: Path, die_at: int) -> int:
     def reached(number: int, _waits_for: object) -> None:
         if number == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -29,17 +38,17 @@ async def _live(config: Path, die_at: int) -> int:
     points = Suspensions(reached)
     points.watch(asyncio.get_running_loop())
     # A task of its own: this one was made before anybody counted.
-    await asyncio.get_running_loop().create_task(scenario.live_once(config))
+    await asyncio.get_running_loop().create_task(LIVES[life](config))
     return points.count
 
 
-def _fork(config: Path, die_at: int) -> str:
+def _fork(life: str, config: Path, die_at: int) -> str:
     """Runs one life in a child; `killed 0` or `lived <points>`, else how it failed."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(writing, str(asyncio.run(_live(config, die_at))).encode())
+            os.write(writing, str(asyncio.run(_live(life, config, die_at))).encode())
         except BaseException as error:  # noqa: BLE001 - told to the test, as all of it
             os.write(writing, f"{type(error).__name__}: {error}".encode()[:4000])
             os._exit(1)
@@ -58,7 +67,7 @@ def main() -> None:
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     config = Path(sys.argv[1])
     for line in sys.stdin:
-        print(_fork(config, int(line)), flush=True)  # noqa: T201 - the answer
+        print(_fork(sys.argv[2], config, int(line)), flush=True)  # noqa: T201 - the answer
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 
 from daemon.errors import MigrationFilesError
+from daemon.migrations.grammar import refusal
 from daemon.migrations.statements import split
 
 SHIPPED = Path(__file__).parent / "versions"
@@ -34,6 +35,23 @@ class Migration:
     """SHA-256 of the text, line endings normalised."""
 
     path: Path
+
+    @property
+    def origin(self) -> str:
+        """`shipped` with the daemon, or `own`: the operator's."""
+        return "shipped" if self.path.parent == SHIPPED else "own"
+
+
+class Catalogue:
+    """The migrations that there are, as last read without a problem."""
+
+    def __init__(self, directories: Iterable[Path]) -> None:
+        self._directories = tuple(directories)
+        self.migrations = discover(self._directories)
+
+    def read_again(self) -> None:
+        """Look for files that are new or changed. Raises MigrationFilesError; then all stays."""
+        self.migrations = discover(self._directories)
 
 
 def discover(directories: Iterable[Path]) -> tuple[Migration, ...]:
@@ -94,6 +112,8 @@ def _parse(path: Path, content: bytes) -> Migration:
     statements = split(text)
     if not statements:
         raise ValueError("contains no statement")
+    if problem := next(filter(None, map(refusal, statements)), ""):
+        raise ValueError(problem)
     if not description:
         raise ValueError("does not begin with a comment that describes it (-- description: …)")
     return Migration(

@@ -9,47 +9,22 @@ run takes a sample, --long every point.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import scenario
-from tests.daemon_process import environment
 from tests.scenario import Scenario
+from tests.sweep import Live, lives
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
 
 WriteConfig = Callable[..., Path]
-Live = Callable[[int], str]
 
 pytestmark = pytest.mark.timeout(1800)
-
-
-@contextmanager
-def _lives(config: Path) -> Iterator[Live]:
-    """A function that has a process live, and die at a point (-1: not); it returns how it ended."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.sweep_child", str(config)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=environment(), text=True,
-    ) as process:  # fmt: skip
-
-        def live(die_at: int) -> str:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(f"{die_at}\n")
-            process.stdin.flush()
-            return process.stdout.readline().strip()
-
-        yield live
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 def _death(judge: Scenario, live: Live, point: int) -> str:
@@ -80,7 +55,7 @@ async def test_killed_at_each_point_of_its_life(
     central, local = databases
     config = write_config(central, {"nunes": local}, sync=scenario.SYNC)
     async with Scenario(central, local, config, empty=empty) as judge:
-        with _lives(config) as live:
+        with lives(config, "copy") as live:
             judge.reset()
             lived = live(-1)
             assert lived.startswith("lived"), lived

@@ -68,9 +68,14 @@ async def connected(local: Local) -> AsyncIterator[Connection]:
 async def migrate(local: Local) -> None:
     async with connected(local) as connection:
         await runner.apply(
-            connection, discover([SHIPPED]), lock_wait_timeout=5, note="nunes",
-            on_start=lambda _migration: None, on_done=lambda _migration, _skipped: None,
-        )  # fmt: skip
+            connection,
+            await runner.look(connection, discover([SHIPPED]), "nunes"),
+            version="test",
+            lock_wait_timeout=5,
+            note="nunes",
+            stop=asyncio.Event(),
+            told=lambda _doing: None,
+        )
 
 
 @pytest.fixture

@@ -149,7 +149,9 @@ def test_a_fraction_of_a_second_that_is_cut_is_no_change_but_is_named(
 def _tables(text: str) -> dict[str, dict[str, Column]]:
     """The columns of each table of CREATE TABLE statements in this project's own layout."""
     found: dict[str, dict[str, Column]] = {}
-    for name, body in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\)", text, re.DOTALL):
+    for name, body in re.findall(
+        r"CREATE TABLE (?:IF NOT EXISTS )?(\w+) \(\n(.*?)\n\)", text, re.DOTALL
+    ):
         columns = found.setdefault(name, {})
         for line in body.splitlines():
             words = re.match(r"    `?(\w+)`? ((?:ENUM)?\w*\([^)]*\)|\w+)", line)

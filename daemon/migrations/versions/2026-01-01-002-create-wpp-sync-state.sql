@@ -1,6 +1,6 @@
 -- description: Create wpp_sync_state, how far each entity has been synced
 
-CREATE TABLE wpp_sync_state (
+CREATE TABLE IF NOT EXISTS wpp_sync_state (
     entity VARCHAR(50) NOT NULL,
     last_synced_id INT NOT NULL DEFAULT 0,
     last_synced_at TIMESTAMP NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,

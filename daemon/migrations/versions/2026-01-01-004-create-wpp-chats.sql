@@ -1,15 +1,15 @@
 -- description: Create wpp_chats, the mirror of central chats
 
-CREATE TABLE wpp_chats (
+CREATE TABLE IF NOT EXISTS wpp_chats (
     id BIGINT NOT NULL,
     original_id BIGINT NOT NULL,
-    instance VARCHAR(191) NOT NULL,
+    instance VARCHAR(255) NOT NULL,
     contact_id BIGINT NULL,
     user_id INT NULL,
     result_id INT NULL,
     sector_id INT NULL,
     type VARCHAR(50) NOT NULL,
-    avatar_url TEXT NULL,
+    avatar_url MEDIUMTEXT NULL,
     is_finished BOOLEAN NOT NULL DEFAULT FALSE,
     started_at DATETIME(3) NULL,
     finished_at DATETIME(3) NULL,

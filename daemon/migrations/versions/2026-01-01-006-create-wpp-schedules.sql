@@ -1,9 +1,9 @@
 -- description: Create wpp_schedules, the mirror of central schedules
 
-CREATE TABLE wpp_schedules (
+CREATE TABLE IF NOT EXISTS wpp_schedules (
     id BIGINT NOT NULL,
-    instance VARCHAR(191) NOT NULL,
-    description VARCHAR(191) NULL,
+    instance VARCHAR(255) NOT NULL,
+    description TEXT NULL,
     contact_id BIGINT NOT NULL,
     chat_id BIGINT NULL,
     scheduled_at DATETIME(3) NOT NULL,

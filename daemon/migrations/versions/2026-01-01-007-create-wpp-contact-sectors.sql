@@ -1,6 +1,6 @@
 -- description: Create wpp_contact_sectors, the sectors of each contact
 
-CREATE TABLE wpp_contact_sectors (
+CREATE TABLE IF NOT EXISTS wpp_contact_sectors (
     contact_id BIGINT NOT NULL,
     sector_id INT NOT NULL,
     PRIMARY KEY (contact_id, sector_id)
