@@ -1,4 +1,5 @@
-"""The process: build everything, start, serve, shut down. The only module that knows everyone."""
+"""The process: build everything, start, serve, follow the configuration, shut down. The only module
+that knows everyone."""
 
 from __future__ import annotations
 
@@ -7,84 +8,132 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
 
 import structlog
 
-from daemon import http, operations
+from daemon import config as configuration
+from daemon import log, operations, reload
 from daemon.aio import Clock
 from daemon.central import Central, Pace
 from daemon.config import Config
 from daemon.db import Pool
-from daemon.errors import WppSyncError
+from daemon.doors import Doors
+from daemon.errors import StoppedError, WppSyncError
+from daemon.hosts import Seats
+from daemon.http import ControlApi, public_app
 from daemon.instance import Instance, Intervals, Shared
 from daemon.metrics import Metrics
 from daemon.migrations import files
 from daemon.migrations.files import Catalogue
 from daemon.migrator import Migrating
+from daemon.reload import Changes
 from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
-from daemon.systemd import EXTEND_SECONDS, Notifier
+from daemon.systemd import Notifier, heartbeat, status_line
 
 _RESETS_AT_ONCE = 16
 
-_MIGRATING_AT_ONCE = 8
+_MIGRATING_AT_ONCE = 2
 
 VERSION = installed_version("wpp-sync")
 
 
-@dataclass(frozen=True, slots=True)
 class Parts:
     """Everything that a process is made of, built and not started."""
 
-    config: Config
-    central: Central
-    metrics: Metrics
-    catalogue: Catalogue
-    instances: dict[str, Instance]
+    def __init__(self, config: Config, clock: Clock) -> None:
+        """Raises MigrationFilesError; nothing was touched then."""
+        self.config = config
+        self.catalogue = Catalogue(_directories(config))
+        self.metrics = Metrics(VERSION)
+        self.instances: dict[str, Instance] = {}
+        """By name. Always this very dict: those who hold it see what a reload changes."""
+
+        self._clock = clock
+        self._migrating_at_once = asyncio.Semaphore(_MIGRATING_AT_ONCE)
+        self._pools = [self._pool(config)]
+        self._lay_foundation(config)
+        self._make_instances(config, kept=())
+
+    def follow(self, config: Config, changes: Changes, catalogue: Catalogue) -> None:
+        """Be what this configuration says; who is not touched by it stays the same object."""
+        self.catalogue.replace(catalogue)
+        if changes.central:
+            self._pools.append(self._pool(config))
+        if changes.foundation:
+            self._lay_foundation(config)
+        self._make_instances(config, kept=changes.kept)
+        self.config = config
+
+    async def close_pools_of_before(self) -> None:
+        """Close what only instances that have left have used."""
+        while len(self._pools) > 1:
+            await self._pools.pop(0).close()
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        for instance in self.instances.values():
+            await instance.close()
+        for pool in self._pools:
+            await pool.close()
+
+    @staticmethod
+    def _pool(config: Config) -> Pool:
+        return Pool(config.central, "central", "central", config.central.max_connections)
+
+    def _lay_foundation(self, config: Config) -> None:
+        """What all instances rest on."""
+        sync = config.sync
+        self.central = Central(
+            self._pools[-1],
+            rule=Rule.of(sync.settle),
+            clock=self._clock,
+            metrics=self.metrics,
+            pace=Pace(sync.reconcile_rows_per_second, sync.max_threads_running),
+        )
+        self._shared = Shared(
+            central=self.central,
+            seats=Seats(sync.max_instances, VERSION, self._clock),
+            migrating=Migrating(
+                self.catalogue,
+                self._migrating_at_once,
+                config.migrations.lock_wait_timeout,
+                VERSION,
+            ),
+            limits=Limits(rows=sync.batch_rows, bytes=sync.batch_bytes),
+            intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
+            backoff_max=sync.backoff_max,
+            clock=self._clock,
+            metrics=self.metrics,
+        )
+
+    def _make_instances(self, config: Config, kept: tuple[str, ...]) -> None:
+        """In the order of the file."""
+        before = dict(self.instances)
+        self.instances.clear()
+        for name, settings in reload.enabled(config).items():
+            stays = before[name] if name in kept else None
+            self.instances[name] = stays or Instance(settings, self._shared)
+
+
+def _directories(config: Config) -> list[Path]:
+    own = config.migrations.directory
+    return [files.SHIPPED] if own is None else [files.SHIPPED, own]
 
 
 @asynccontextmanager
 async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[Parts]:
     """Build the parts; close what they opened. Raises MigrationFilesError before anything opens."""
-    directories = [files.SHIPPED]
-    if config.migrations.directory is not None:
-        directories.append(config.migrations.directory)
-    catalogue = Catalogue(directories)
-    metrics = Metrics(VERSION)
-    pool = Pool(config.central, "central", "central", config.central.max_connections)
-    rule = Rule.of(config.sync.settle)
-    sync = config.sync
-    pace = Pace(sync.reconcile_rows_per_second, sync.max_threads_running)
-    central = Central(pool, rule=rule, clock=clock, metrics=metrics, pace=pace)
-    shared = Shared(
-        central=central,
-        migrating=Migrating(
-            catalogue,
-            asyncio.Semaphore(_MIGRATING_AT_ONCE),
-            config.migrations.lock_wait_timeout,
-            VERSION,
-        ),
-        limits=Limits(rows=config.sync.batch_rows, bytes=config.sync.batch_bytes),
-        intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
-        backoff_max=config.sync.backoff_max,
-        clock=clock,
-        metrics=metrics,
-    )
-    instances = {
-        name: Instance(settings, shared)
-        for name, settings in config.instances.items()
-        if settings.enabled
-    }
+    built = Parts(config, clock)
     try:
-        yield Parts(config, central, metrics, catalogue, instances)
+        yield built
     finally:
-        for instance in instances.values():
-            await instance.close()
-        await pool.close()
+        await built.close()
 
 
 async def run(config: Config) -> None:
@@ -119,47 +168,54 @@ class _Process:
         self._asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._notifier = Notifier(os.environ)
         self._log = structlog.get_logger()
+        self._reloading = asyncio.Lock()
+        self._group = asyncio.TaskGroup()
+        control = ControlApi(built.instances, built.catalogue, built.metrics, VERSION, self.reload)
+        self._doors = Doors(control.app, lambda: public_app(built.metrics))
+        self._supervisor = Supervisor(
+            built.instances, backoff_max=built.config.sync.backoff_max, left=self._left
+        )
 
     async def run(self) -> None:
+        """Until a signal ends it. Raises WppSyncError when a part cannot start."""
         config = self._built.config
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave, number)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._asked.put_nowait, number)
-        control = http.ControlApi(
-            self._built.instances, self._built.catalogue, self._built.metrics, self._stop
-        )
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(http.serve_control(control.app(), config.control))
-            public = http.public_app(self._built.metrics)
-            listening = await stack.enter_async_context(http.serve_public(public, config.http))
+        try:
+            await self._doors.move(config.control, config.http)
             self._log.info(
                 "started",
                 version=VERSION,
                 config=str(config.path),
                 instances=len(self._built.instances),
                 control=str(config.control.socket) if config.control.socket else None,
-                http=listening,
+                http=self._doors.listening,
             )
-            self._notifier.tell("READY=1", f"STATUS={len(self._built.instances)} instances")
+            self._notifier.tell("READY=1", status_line(self._states()))
             await self._serve()
+        finally:
+            await self._doors.close()
         self._log.info("stopped")
+
+    def _states(self) -> list[str]:
+        return [instance.state for instance in self._built.instances.values()]
 
     async def _serve(self) -> None:
         """Supervise until asked to stop, then wait for the running batches, but not for ever."""
-        config = self._built.config
-        supervisor = Supervisor(self._built.instances.values(), backoff_max=config.sync.backoff_max)
-        async with asyncio.TaskGroup() as group:
+        async with self._group as group:
             answering = group.create_task(self._answer_signals(), name="signals")
-            supervising = group.create_task(supervisor.run(self._stop), name="supervisor")
+            supervising = group.create_task(self._supervisor.run(self._stop), name="supervisor")
             leaving = group.create_task(self._now.wait(), name="leave now")
             notifying = group.create_task(self._tell_manager(), name="notify")
             await self._stop.wait()
             self._notifier.tell("STOPPING=1")
-            deadline = asyncio.get_running_loop().time() + config.sync.shutdown_timeout
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + self._built.config.sync.shutdown_timeout
             while not supervising.done() and not leaving.done():
-                left = deadline - asyncio.get_running_loop().time()
+                left = deadline - clock()
                 if left <= 0 and not self._migrating():
                     break
                 await asyncio.wait(
@@ -180,15 +236,21 @@ class _Process:
         return [each.words for each in doing if each is not None]
 
     async def _tell_manager(self) -> None:
-        """Feed the watchdog, and ask for more time while a migration runs."""
+        """Feed the watchdog while every loop goes on, and ask for time while a migration runs."""
         watchdog = self._notifier.watchdog_seconds
+        before: list[str] = []
         while True:
-            lines = [] if watchdog is None else ["WATCHDOG=1"]
-            if migrating := self._migrating():
-                lines.append(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
-                lines.append(f"STATUS=migrating {'; '.join(migrating[:3])}")
-            if lines:
-                self._notifier.tell(*lines)
+            stalled = [name for name, each in self._built.instances.items() if each.stalled]
+            if stalled != before:
+                self._log.error("stalled", instances=stalled, before=before)
+            before = stalled
+            lines = heartbeat(
+                watched=watchdog is not None,
+                states=self._states(),
+                stalled=stalled,
+                migrating=self._migrating(),
+            )
+            self._notifier.tell(*lines)
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     def _leave(self, number: signal.Signals) -> None:
@@ -205,14 +267,69 @@ class _Process:
             if number == signal.SIGUSR1:
                 await self._log_status()
             else:
-                await self._reset()
+                await self._hang_up()
 
     async def _log_status(self) -> None:
-        for instance in self._built.instances.values():
+        for instance in list(self._built.instances.values()):
             self._log.info("status", **await operations.get_sync_status(instance))
 
-    async def _reset(self) -> None:
-        """SIGHUP: reset what the configuration names, on every instance."""
+    # --- a changed configuration ------------------------------------------------------------------
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again, and change only what differs.
+
+        Raises ConfigError, MigrationFilesError, WppSyncError when something of it cannot be: then
+        all goes on as before.
+        """
+        async with self._reloading:
+            if self._stop.is_set():
+                raise StoppedError("the daemon is stopping: it reads no configuration any more")
+            self._notifier.reloading()
+            try:
+                return await self._reload()
+            except WppSyncError as error:
+                self._log.error("reload refused", error=error.message, hint=error.hint)
+                raise
+            finally:
+                self._notifier.tell("READY=1", status_line(self._states()))
+
+    async def _reload(self) -> dict[str, Any]:
+        built, before = self._built, self._built.config
+        # Off the loop: a thousand instances take a moment.
+        new = await asyncio.to_thread(configuration.load, before.path)
+        changes = reload.compare(before, new)
+        catalogue = Catalogue(_directories(new))
+        await self._doors.move(new.control, new.http)
+        # From here on nothing can be refused.
+        old = list(built.instances.values())
+        built.follow(new, changes, catalogue)
+        self._supervisor.apply(built.instances)
+        if changes.central:
+            self._group.create_task(self._retire(old), name="retire")
+        if changes.log:
+            log.set_up(new.log.level, new.log.format)
+        told = changes.told()
+        self._log.info("reloaded", config=str(new.path), **told)
+        return told
+
+    async def _retire(self, old: list[Instance]) -> None:
+        await self._supervisor.wait_for(old)
+        await self._built.close_pools_of_before()
+
+    def _left(self, gone: Instance, successor: Instance | None) -> None:
+        """What nobody follows any more has no series any more."""
+        if self._stop.is_set():
+            return
+        if successor is None or set(gone.entities) - set(successor.entities):
+            self._built.metrics.forget(gone.name)
+
+    async def _hang_up(self) -> None:
+        """SIGHUP: a reload, then reset what the configuration names, on every instance."""
+        try:
+            await self.reload()
+        except WppSyncError:
+            self._log.error("nothing was reset", hint="correct the configuration, then send HUP")
+            return
         places = asyncio.Semaphore(_RESETS_AT_ONCE)
 
         async def one(instance: Instance) -> None:

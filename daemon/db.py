@@ -147,7 +147,8 @@ _DRIVER_ERRORS = (
 
 
 class Connection:
-    """One connection with its session set up. Not for two tasks at the same time."""
+    """One connection with its session set up. Statements of two tasks come one after the other;
+    a transaction is for one task."""
 
     def __init__(self, raw: Any, server: Server, name: str) -> None:
         self._raw = raw
@@ -163,7 +164,11 @@ class Connection:
         self.mariadb = "mariadb" in self.version.lower()
         self.thread_id: int = raw.thread_id()
         self.max_packet = 1 << 20
+        self.longest_silence = 28_800
+        """Seconds after which the server closes a local connection that says nothing."""
+
         self.used_at = asyncio.get_running_loop().time()
+        self._free = asyncio.Lock()
 
     @property
     def usable(self) -> bool:
@@ -295,9 +300,14 @@ class Connection:
     @asynccontextmanager
     async def _guarded(self, timeout: float | Literal["default"] | None) -> AsyncIterator[None]:
         """The one place where the driver is called: bounded, translated, closed when in doubt."""
-        if self._raw is None:
-            raise TransientError(self.name, 2006, "the connection is closed")
-        seconds = self._timeout + 5.0 if timeout == "default" else timeout
+        async with self._free:
+            if self._raw is None:
+                raise TransientError(self.name, 2006, "the connection is closed")
+            async with self._translated(self._timeout + 5.0 if timeout == "default" else timeout):
+                yield
+
+    @asynccontextmanager
+    async def _translated(self, seconds: float | None) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -428,7 +438,7 @@ async def _set_up(connection: Connection, server: Server, role: Role) -> None:
             settings.append(f"max_execution_time = {int(server.statement_timeout * 1000)}")
     else:
         settings += [
-            "wait_timeout = 28800",
+            f"wait_timeout = {connection.longest_silence}",
             "innodb_lock_wait_timeout = 20",
             "lock_wait_timeout = 30",
         ]

@@ -88,6 +88,12 @@ class StandbyError(WppSyncError):
     code = "locked"
 
 
+class PausedError(WppSyncError):
+    """An operator has paused the instance or the entity: nothing is written until it is resumed."""
+
+    code = "paused"
+
+
 class LockLostError(WppSyncError):
     """The connection that carried the instance's lock is gone, and the lock with it."""
 

@@ -1,29 +1,23 @@
-"""The HTTP applications: control on a unix socket, metrics and health on TCP. Verbs map to
-operations; no logic.
-
-Whoever may open the control socket may command the daemon: its mode and group are the access
-control. A socket that another daemon answers on is never taken; a stale one is replaced.
-"""
+"""The HTTP applications: control, for the Unix socket; metrics and health, for TCP. Verbs map to
+operations; no logic. Where they listen: `daemon.doors`."""
 
 from __future__ import annotations
 
 import asyncio
-import grp
 import json
-import os
-import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 import structlog
+import yaml
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from daemon import operations
-from daemon.config import Control, Http
 from daemon.errors import (
     DatabaseError,
     UsageError,
@@ -36,7 +30,17 @@ from daemon.migrations.files import Catalogue
 
 _MAX_BODY = 64 * 1024
 
+_BODY_SECONDS = 10.0
+"""So long a request's body may take."""
+
+_PROGRESS_SECONDS = 0.5
+"""So often a line of progress is sent to whoever asked for them."""
+
+JSON_LINES = "application/x-ndjson"
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Work = Callable[[asyncio.Event], Awaitable[dict[str, Any]]]
+"""An operation that ends after its batch when the event is set; its answer."""
 
 
 def _json(data: object, status: int = 200) -> web.Response:
@@ -57,18 +61,42 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _error(error.status, "http", f"{error.status} {error.reason}")
     except WppSyncError as error:
         return _error(_status_of(error, request), error.code, error.message, error.hint)
+    except ConnectionResetError:
+        return web.Response(status=400)  # nobody is there to read it
     except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
-        told = internal(error)
-        structlog.get_logger().error("request failed", path=request.path, error=told.message)
+        told = _bug(error, request)
         return _error(500, told.code, told.message, told.hint)
+
+
+def _bug(error: Exception, request: web.Request) -> WppSyncError:
+    told = internal(error)
+    structlog.get_logger().error("request failed", path=request.raw_path, error=told.message)
+    return told
 
 
 def _status_of(error: WppSyncError, request: web.Request) -> int:
     if isinstance(error, UsageError):
         missing = "instance" in request.match_info and error.message.startswith("there is no")
         return 404 if missing else 400
-    # Everything else is a state of things that may change: a server that does not answer, a lock.
+    # Everything else is a state of things that may change: a server, a lock, a file.
     return 503 if isinstance(error, DatabaseError) else 409
+
+
+@web.middleware
+async def _log_who_asks(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What changes something is logged with who asked for it (unix(7), SO_PEERCRED)."""
+    if request.method == "POST":
+        peer: socket.socket | None = (
+            request.transport.get_extra_info("socket") if request.transport else None
+        )
+        who = {}
+        if peer is not None and peer.family == socket.AF_UNIX:
+            size = struct.calcsize("3i")
+            raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            who = dict(zip(("pid", "uid", "gid"), struct.unpack("3i", raw), strict=True))
+        # As it was sent: what is decoded may hold anything, line ends too.
+        structlog.get_logger().info("asked", path=request.raw_path, **who)
+    return await handler(request)
 
 
 class ControlApi:
@@ -79,26 +107,37 @@ class ControlApi:
         instances: Mapping[str, Instance],
         catalogue: Catalogue,
         metrics: Metrics,
-        stop: asyncio.Event,
+        version: str,
+        reload: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
-        self._instances = dict(instances)
+        """`instances` may change meanwhile."""
+        self._instances = instances
         self._catalogue = catalogue
         self._metrics = metrics
-        self._stop = stop
+        self._version = version
+        self._reload = reload
 
     def app(self) -> web.Application:
         """The application with its routes."""
-        app = web.Application(middlewares=[_errors_as_json], client_max_size=_MAX_BODY)
+        app = web.Application(
+            middlewares=[_errors_as_json, _log_who_asks], client_max_size=_MAX_BODY
+        )
         one = "/v1/instances/{instance}"
         app.add_routes(
             [
+                web.get("/v1/openapi.json", self._openapi),
+                web.get("/v1/alive", self._alive),
                 web.get("/v1/status", self._status),
+                web.post("/v1/reload", self._reload_config),
                 web.get(one, self._instance),
                 web.post(f"{one}/sync", self._sync),
                 web.post(f"{one}/reset", self._reset),
                 web.post(f"{one}/resync", self._resync),
                 web.post(f"{one}/reconcile", self._reconcile),
                 web.post(f"{one}/migrate", self._migrate),
+                web.post(f"{one}/pause", self._pause),
+                web.post(f"{one}/resume", self._resume),
+                web.post(f"{one}/throttle", self._throttle),
                 web.get(f"{one}/quarantine", self._quarantine),
                 web.post(f"{one}/quarantine/retry", self._retry),
                 web.post(f"{one}/quarantine/discard", self._discard),
@@ -109,21 +148,85 @@ class ControlApi:
     def _pick(self, request: web.Request) -> Instance:
         return operations.pick(self._instances, request.match_info["instance"])
 
+    # --- what is ----------------------------------------------------------------------------------
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        described = resources.files("daemon").joinpath("openapi.yaml").read_text()
+        return _json(yaml.safe_load(described))
+
+    async def _alive(self, _request: web.Request) -> web.Response:
+        return _json({"version": self._version, "instances": list(self._instances)})
+
     async def _status(self, _request: web.Request) -> web.Response:
-        found = [await operations.get_sync_status(each) for each in self._instances.values()]
-        return _json({"instances": found})
+        instances = list(self._instances.values())
+        return _json({"instances": [await operations.get_sync_status(each) for each in instances]})
 
     async def _instance(self, request: web.Request) -> web.Response:
         return _json(await operations.get_sync_status(self._pick(request)))
 
-    async def _sync(self, request: web.Request) -> web.Response:
+    async def _quarantine(self, request: web.Request) -> web.Response:
+        found = await operations.list_quarantine(self._pick(request))
+        return _json({"rows": [asdict(entry) for entry in found]})
+
+    # --- what takes its time ----------------------------------------------------------------------
+
+    async def _sync(self, request: web.Request) -> web.StreamResponse:
         instance = self._pick(request)
         skip = (await _body(request, {"skip"})).get("skip", [])
         if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
             raise UsageError("skip is not a list of entities", hint='{"skip": ["chats"]}')
-        result = await operations.sync_instance(instance, skip, self._stop)
-        errors = {name: operations.error_object(e) for name, e in result.errors.items()}
-        return _json({"rows": result.rows, "late": result.late, "errors": errors})
+        operations.check_entities(instance, skip)
+
+        async def work(stop: asyncio.Event) -> dict[str, Any]:
+            return operations.told_pass(
+                instance, await operations.sync_instance(instance, skip, stop)
+            )
+
+        return await _long(request, instance, work)
+
+    async def _resync(self, request: web.Request) -> web.StreamResponse:
+        """Without lines of progress it is only begun; with them, they last until it is done."""
+        instance = self._pick(request)
+        await _body(request, set())
+        begun = await operations.force_full_resync(instance)
+        self._metrics.resets.labels("control").inc()
+        if not _wants_lines(request):
+            return _json({"resync": begun})
+
+        async def work(stop: asyncio.Event) -> dict[str, Any]:
+            finished = await operations.wait_for_resync(instance, stop)
+            return {"resync": begun, "finished": finished}
+
+        return await _long(request, instance, work)
+
+    async def _reconcile(self, request: web.Request) -> web.StreamResponse:
+        instance = self._pick(request)
+        body = await _body(request, {"entity", "dry_run"})
+        entity, dry_run = body.get("entity"), body.get("dry_run", False)
+        if not isinstance(entity, str | None) or not isinstance(dry_run, bool):
+            raise UsageError(
+                "compare what?", hint='{"entity": "contacts", "dry_run": true}; or {} for all'
+            )
+
+        async def work(stop: asyncio.Event) -> dict[str, Any]:
+            found = await operations.reconcile(instance, entity, dry_run=dry_run, stop=stop)
+            return operations.tallies(found)
+
+        return await _long(request, instance, work)
+
+    async def _migrate(self, request: web.Request) -> web.Response:
+        instance = self._pick(request)
+        await _body(request, set())
+        self._catalogue.read_again()  # a new file is why somebody asks
+        done = await operations.migrate(instance, instance.stop)
+        instance.wake.set()
+        return _json(done)
+
+    # --- orders -----------------------------------------------------------------------------------
+
+    async def _reload_config(self, request: web.Request) -> web.Response:
+        await _body(request, set())
+        return _json(await self._reload())
 
     async def _reset(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -134,40 +237,35 @@ class ControlApi:
         self._metrics.resets.labels("control").inc()
         return _json({"reset": done})
 
-    async def _resync(self, request: web.Request) -> web.Response:
+    async def _pause(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
-        await _body(request, set())
-        done = await operations.force_full_resync(instance)
-        self._metrics.resets.labels("control").inc()
-        return _json({"resync": done})
+        body = await _body(request, {"entity", "reason"})
+        entity, reason = body.get("entity"), body.get("reason", "")
+        if not isinstance(entity, str | None) or not isinstance(reason, str):
+            raise UsageError("pause what?", hint='{"entity": "messages", "reason": "…"}; or {}')
+        return _json(await operations.pause(instance, entity, reason))
 
-    async def _reconcile(self, request: web.Request) -> web.Response:
+    async def _resume(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
-        body = await _body(request, {"entity", "dry_run"})
-        entity, dry_run = body.get("entity"), body.get("dry_run", False)
-        if not isinstance(entity, str | None) or not isinstance(dry_run, bool):
+        entity = (await _body(request, {"entity"})).get("entity")
+        if not isinstance(entity, str | None):
+            raise UsageError("resume what?", hint='{"entity": "messages"}; or {} for all')
+        return _json(await operations.resume(instance, entity))
+
+    async def _throttle(self, request: web.Request) -> web.Response:
+        instance = self._pick(request)
+        body = await _body(request, {"rows_per_second"})
+        rate = body.get("rows_per_second", "missing")
+        if rate is not None and type(rate) is not int:
             raise UsageError(
-                "compare what?", hint='{"entity": "contacts", "dry_run": true}; or {} for all'
+                "how many rows per second?", hint='{"rows_per_second": 500}; null: no bound'
             )
-        found = await operations.reconcile(instance, entity, dry_run=dry_run, stop=self._stop)
-        return _json(operations.tallies(found))
-
-    async def _migrate(self, request: web.Request) -> web.Response:
-        instance = self._pick(request)
-        await _body(request, set())
-        self._catalogue.read_again()  # a new file is why somebody asks
-        done = await operations.migrate(instance, self._stop)
-        instance.wake.set()
-        return _json(done)
-
-    async def _quarantine(self, request: web.Request) -> web.Response:
-        found = await operations.list_quarantine(self._pick(request))
-        return _json({"rows": [asdict(entry) for entry in found]})
+        return _json(await operations.throttle(instance, rate))
 
     async def _retry(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
         await _body(request, set())
-        return _json({"left": await operations.retry_quarantine(instance, self._stop)})
+        return _json({"left": await operations.retry_quarantine(instance, instance.stop)})
 
     async def _discard(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -184,8 +282,11 @@ class ControlApi:
 async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:
     """The request's JSON object; raises UsageError for anything else."""
     try:
-        content = await request.read()
+        async with asyncio.timeout(_BODY_SECONDS):
+            content = await request.read()
         body = json.loads(content) if content.strip() else {}
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout from error
     except (ValueError, RecursionError, web.RequestPayloadError) as error:
         raise UsageError("the body is not JSON", hint="send a JSON object, or nothing") from error
     if not isinstance(body, dict):
@@ -197,6 +298,66 @@ async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:
             hint=f"known: {', '.join(sorted(allowed)) or 'none'}",
         )
     return body
+
+
+# --- lines of progress ----------------------------------------------------------------------------
+
+
+def _wants_lines(request: web.Request) -> bool:
+    return JSON_LINES in request.headers.get("Accept", "")
+
+
+async def _long(request: web.Request, instance: Instance, work: Work) -> web.StreamResponse:
+    """The answer of work that takes its time: an object when it is done, or, where the client
+    accepts them, lines: `{"progress": …}` every half second, then `{"done": …}` or `{"error": …}`.
+
+    A client of lines who goes away ends the work after its batch.
+    """
+    if not _wants_lines(request):
+        return _json(await work(instance.stop))
+    response = web.StreamResponse(headers={"Content-Type": JSON_LINES})
+    await response.prepare(request)
+    stop = asyncio.Event()
+    working = asyncio.ensure_future(work(stop))
+    try:
+        while not working.done():
+            await asyncio.wait((working,), timeout=_PROGRESS_SECONDS)
+            if instance.stop.is_set():
+                stop.set()
+            if not working.done() and not stop.is_set():
+                line = {"progress": _progress(await operations.get_sync_status(instance))}
+                await response.write(_line(line))
+        await response.write(_line(_outcome(working, request)))
+    except ConnectionResetError:
+        stop.set()  # nobody reads any more
+        await asyncio.wait((working,))
+    finally:
+        working.cancel()
+    return response
+
+
+def _outcome(working: asyncio.Future[dict[str, Any]], request: web.Request) -> dict[str, Any]:
+    try:
+        return {"done": working.result()}
+    except WppSyncError as error:
+        status = _status_of(error, request)
+        told = error
+    except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
+        status, told = 500, _bug(error, request)
+    about = {"code": told.code, "message": told.message, "hint": told.hint}
+    return {"error": about, "status": status}
+
+
+def _progress(status: dict[str, Any]) -> dict[str, Any]:
+    """What changes while one waits."""
+    return {key: status[key] for key in ("instance", "state", "rows_written", "sync_state")}
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"
+
+
+# --- for everyone ---------------------------------------------------------------------------------
 
 
 def public_app(metrics: Metrics) -> web.Application:
@@ -213,96 +374,3 @@ def public_app(metrics: Metrics) -> web.Application:
     app = web.Application(middlewares=[_errors_as_json], client_max_size=_MAX_BODY)
     app.add_routes([web.get("/metrics", show_metrics), web.get("/healthz", healthz)])
     return app
-
-
-@asynccontextmanager
-async def serve_control(app: web.Application, settings: Control) -> AsyncIterator[None]:
-    """Serve on the unix socket while the block runs. Raises WppSyncError when that cannot be."""
-    path = settings.socket
-    if path is None:
-        yield
-        return
-    await _make_way(path)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        before = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        finally:
-            os.umask(before)
-        if settings.group is not None:
-            os.chown(path, -1, grp.getgrnam(settings.group).gr_gid)
-        path.chmod(settings.mode)
-    except (OSError, KeyError) as error:
-        await runner.cleanup()
-        raise WppSyncError(
-            f"the control socket {path} cannot be made: {error}",
-            hint="check control.socket and control.group, and that the directory may be written",
-            code="control_socket",
-        ) from error
-    try:
-        yield
-    finally:
-        await runner.cleanup()
-        path.unlink(missing_ok=True)
-
-
-def _is_socket(path: Path) -> bool | None:
-    """None when there is nothing."""
-    try:
-        return stat.S_ISSOCK(path.stat().st_mode)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise WppSyncError(f"the control socket {path}: {error.strerror}") from error
-
-
-async def _make_way(path: Path) -> None:
-    """Remove a stale socket; refuse to touch a live one, or anything that is no socket."""
-    there = _is_socket(path)
-    if there is None:
-        return
-    if not there:
-        raise WppSyncError(
-            f"{path} is there and is no socket", hint="choose another control.socket"
-        )
-    try:
-        async with asyncio.timeout(2):
-            _, writer = await asyncio.open_unix_connection(str(path))
-    except (ConnectionRefusedError, FileNotFoundError):
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    except OSError as error:
-        raise WppSyncError(f"the control socket {path}: {error}") from error
-    writer.close()
-    raise WppSyncError(
-        f"another daemon answers at the control socket {path}",
-        hint="stop it first, or give this one a control.socket of its own",
-        code="already_running",
-    )
-
-
-@asynccontextmanager
-async def serve_public(app: web.Application, settings: Http) -> AsyncIterator[str | None]:
-    """Serve on the TCP port while the block runs; yields the address. Raises WppSyncError."""
-    if settings.listen is None:
-        yield None
-        return
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise WppSyncError(
-            f"cannot listen on {settings.listen}: {error.strerror}",
-            hint="another process listens there, or the address is not this machine's: http.listen",
-            code="http_listen",
-        ) from error
-    try:
-        host, port = runner.addresses[0][:2]
-        yield f"{host}:{port}"
-    finally:
-        await runner.cleanup()

@@ -9,7 +9,7 @@ and the next pass starts from the state row.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,22 +17,26 @@ from typing import Literal
 
 import structlog
 
-from daemon import config, db, local, schema, sql, state
-from daemon.aio import Backoff, Clock, jittered, wait_first
+from daemon import config, db, local, lock, orders, schema, state
+from daemon.aio import Backoff, Clock, Throttle, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
 from daemon.errors import (
     DatabaseError,
     MissingError,
+    PausedError,
     SchemaError,
     StandbyError,
     StoppedError,
     TransientError,
     WppSyncError,
 )
+from daemon.hold import Hold
+from daemon.hosts import Seats
 from daemon.metrics import Metrics
 from daemon.migrator import Migrating, Migrator
+from daemon.orders import Orders
 from daemon.schema import Plan, Table
 from daemon.state import State
 from daemon.sync import quarantine
@@ -49,8 +53,18 @@ InstanceState = Literal[
     "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed"
 ]
 
-STANDBY_SECONDS = 3.0
+STANDBY_SECONDS = 2.5
 """So often a standby asks for the lock."""
+
+_AWAY_SECONDS = 10.0
+"""So long whoever has handed an instance over does not ask for it."""
+
+TURN_SECONDS = 1800.0
+"""Every wait within a turn is bounded, so that no turn takes nearly as long, but for one that
+migrates. One that does is broken off and told."""
+
+_GRACE_SECONDS = 30.0
+"""What a turn that is broken off may take to end. Longer, and the instance is stalled."""
 
 SLOW_RETRY_SECONDS = 60.0
 """So often what does not mend by itself is tried again: an operator may have mended it."""
@@ -70,21 +84,6 @@ _TURN_SECONDS = 1.0
 _STARTS = 3
 """So often an entity whose state or tables were changed meanwhile starts over within one pass."""
 
-_LONGEST_LOCK_NAME = 64
-_SAME_RUN_SECONDS = 3.0
-
-
-def lock_name(database: str) -> str:
-    """The name of the lock that makes a process the only copier of a local database.
-
-    GET_LOCK's names are server-wide, so the schema is in it. MySQL takes two names that differ only
-    by case for one, and schemas may differ so: one with capitals is told apart by its hash.
-    """
-    name = f"wpp-sync.{database}"
-    if len(name) <= _LONGEST_LOCK_NAME and name == name.lower():
-        return name
-    return "wpp-sync." + hashlib.sha256(name.encode()).hexdigest()[:40]
-
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
@@ -100,12 +99,29 @@ class Shared:
     """What all instances of a process have in common."""
 
     central: Central
+    seats: Seats
     migrating: Migrating
     limits: Limits
     intervals: Intervals
     backoff_max: float
     clock: Clock
     metrics: Metrics
+
+
+@dataclass(slots=True)
+class _Learnt:
+    """What is known of an entity beyond the life of a motion."""
+
+    reach: Reach
+    strikes: Strikes
+    note: str = ""
+    """The columns that are left out, as last logged."""
+
+    replanned: bool = False
+    """It has a new plan because a server called the old one stale."""
+
+    table_was_missing: bool = False
+    """Its local table was not there when it was last looked for."""
 
 
 class Instance:
@@ -138,35 +154,39 @@ class Instance:
         self.wake = asyncio.Event()
         """Set it to have the next pass now."""
 
+        self.stop = asyncio.Event()
+        """Set when this instance is to leave: the process ends, or its settings have changed."""
+
         self.listener: Callable[[Committed], None] | None = None
         """Told of each commit; for progress bars."""
+
+        self.orders = Orders()
+        """What an operator has said, as last read."""
+
+        self.throttle = Throttle(shared.clock)
 
         self._shared = shared
         self._clock = shared.clock
         self._metrics = shared.metrics
         self._log = structlog.get_logger().bind(instance=self.name)
-        self._connection: Connection | None = None
-        self._ours: set[int] = set()
-        """Our connections that asked the running server for the lock: each may hold it still."""
+        self.hold = Hold(settings, shared.seats, shared.clock)
+        self._ready = False
+        """All migrations are in effect, and nothing keeps the instance from being copied."""
 
-        self._server_began = 0.0
+        self._turn_began_at: float | None = None
+        self._turn_seconds = max(TURN_SECONDS, 10 * settings.statement_timeout)
+        self._turn_limit: asyncio.Timeout | None = None
         self._busy = asyncio.Lock()
-        self._reach: dict[str, Reach] = {}
-        self._strikes: dict[str, Strikes] = {}
         self._retry_at: dict[str, float] = {}
-        self._notes: dict[str, str] = {}
-        self._replanned: set[str] = set()
-        """The entities that have a new plan because a server called the old one stale."""
-
-        self._table_was_missing: set[str] = set()
-        """The entities whose local table was not there when it was last looked for."""
-
+        self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
         self._asked: dict[str, Reconcile] = {}
         """The comparisons that somebody has asked for."""
 
         self._comparing = asyncio.Lock()
         self._compare_whole = False
-        self._state_is_old = False
+        self._rows_are_old = False
+        """State and orders are to be read again: somebody has changed them on purpose."""
+
         self._heartbeat_at = self._clock()
         self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
@@ -185,7 +205,24 @@ class Instance:
     @property
     def opened(self) -> bool:
         """This process holds the instance's lock and has migrated."""
-        return self._connection is not None and self._connection.usable
+        return self.hold.usable and self._ready
+
+    @property
+    def stalled(self) -> bool:
+        """Its loop does not go on, not even after its turn was broken off."""
+        if self._turn_began_at is None or self.migrator.doing is not None:
+            return False
+        return self._clock() - self._turn_began_at > self._turn_seconds + _GRACE_SECONDS
+
+    @property
+    def locked(self) -> bool:
+        """This process holds the instance's lock."""
+        return self.hold.usable
+
+    @property
+    def reads_anew(self) -> bool:
+        """Somebody has changed state or orders, and they have not been read again yet."""
+        return self._rows_are_old
 
     @property
     def settling(self) -> str:
@@ -222,9 +259,22 @@ class Instance:
         """The state was changed on purpose: have a pass now that reads it again, and try again now
         whatever waits for its next try."""
         self._retry_at.clear()
-        self._state_is_old = True
+        self._rows_are_old = True
         self._compare_whole = True  # with what central has from now on
         self.wake.set()
+
+    def look_at_orders(self) -> None:
+        """Orders were changed on purpose: have a pass now that reads them."""
+        self._rows_are_old = True
+        self.wake.set()
+
+    async def turn_is_over(self, seconds: float) -> bool:
+        """Wait until what was under way is done; False when it took longer than so many seconds."""
+        try:
+            async with asyncio.timeout(seconds), self._busy:
+                return True
+        except TimeoutError:
+            return False
 
     def broke(self, error: WppSyncError) -> None:
         """An error that nobody foresaw has ended the loop."""
@@ -241,15 +291,26 @@ class Instance:
         try:
             while not stop.is_set():
                 self.wake.clear()
+                self._turn_began_at = self._clock()
                 pause = await self._turn(stop, backoff)
+                self._turn_began_at = None
                 await wait_first(pause, stop, self.wake)
         finally:
             await self.close()
 
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
         """One pass with all that may come of it; the seconds to wait before the next."""
+        if self.hold.asked_for:
+            self._log.info("handed over", instances=self._shared.seats.taken)
+            await self.close()
+            self._set_state("standby")
+            return _AWAY_SECONDS
         try:
-            result = await self.sync_pass(stop, one_turn=True)
+            result = await self._bounded_pass(stop)
+        except PausedError:
+            self.error = None
+            self._age()
+            return jittered(HEARTBEAT_SECONDS)
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
@@ -273,32 +334,53 @@ class Instance:
             if self.error is not None:
                 error.since = self.error.since
             self.error = error
-            for entity in self.entities:
-                lag = self.lag_seconds(entity)
-                self._metrics.lag_seconds.labels(self.name, entity).set(lag)
+            self._age()
             return pause
         failures = backoff.reset()
         if failures:
             self._log.info("recovered", after_errors=failures)
-        return 0.0 if result.more else jittered(self.settings.poll_interval)
+        pause = 0.0 if result.more else jittered(self.settings.poll_interval)
+        return max(pause, self.throttle.seconds)
+
+    async def _bounded_pass(self, stop: asyncio.Event) -> PassResult:
+        try:
+            async with asyncio.timeout(self._turn_seconds) as self._turn_limit:
+                return await self.sync_pass(stop, one_turn=True)
+        except TimeoutError as error:
+            raise WppSyncError(
+                f"{self.name}: one turn took longer than {self._turn_seconds:,.0f} s and was"
+                " broken off",
+                hint="this is a bug in wpp-sync: please report it with the log before this line",
+                code="hung",
+            ) from error
+        finally:
+            self._turn_limit = None
+
+    def _age(self) -> None:
+        """Nothing is copied now: the lag grows."""
+        for entity in self.entities:
+            lag = self.lag_seconds(entity)
+            self._metrics.lag_seconds.labels(self.name, entity).set(lag)
+
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Beside `run`: keep the lock, whatever the instance waits for."""
+        await self.hold.keep(stop, self.wake, busy=lambda: bool(self._asked))
 
     async def close(self) -> None:
         """Write what is known, release the lock, close the connection."""
         async with self._busy:
-            connection, self._connection = self._connection, None
             motions = dict(self.motions)
             self._forget_motions()
-            if connection is None:
-                return
             try:
                 for motion in motions.values():
-                    if connection.usable:
+                    if self.hold.usable:
                         await motion.save()
             except WppSyncError as error:
                 # Nothing is lost by it: the next start looks at a little more once again.
                 self._log.debug("settled id not saved", error=error.message)
             finally:
-                await self._leave(connection)
+                self._ready = False
+                await self.hold.release()
 
     # --- one pass -------------------------------------------------------------------------------
 
@@ -308,14 +390,16 @@ class Instance:
         """One pass over all entities but those to skip: until nothing is left to do, or one turn of
         each (`result.more` then says whether there is more).
 
-        Raises StandbyError when another process copies this instance, DatabaseError when a server
-        fails, MigrationError. An entity's own trouble is in the result and in `entity_errors`.
+        Paused entities are skipped. Raises PausedError, StandbyError when another process copies
+        this instance, DatabaseError when a server fails, MigrationError. An entity's own trouble is
+        in the result and in `entity_errors`.
         """
         async with self._busy:
             began = self._clock()
             try:
                 connection = await self._open(stop)
                 await self._heartbeat(connection)
+                skip = {*skip, *self.orders.pauses}
                 result = PassResult()
                 for _ in range(_STARTS):
                     again = result.moved
@@ -323,7 +407,13 @@ class Instance:
                     chosen = again or [name for name in self.motions if name not in skip]
                     motions = {n: self.motions[n] for n in chosen if n in self.motions}
                     result.add(
-                        await run_pass(motions, stop, background=self.running, one_turn=one_turn)
+                        await run_pass(
+                            motions,
+                            stop,
+                            background=self.running,
+                            one_turn=one_turn,
+                            throttle=self.throttle,
+                        )
                     )
                     self._start_over_where_changed(result)
                     if not result.moved:
@@ -344,8 +434,8 @@ class Instance:
         """Drop the motions whose state or tables somebody else has changed."""
         for entity, error in list(result.errors.items()):
             # The server calls the plan stale. Where a new one is no better, it is an error.
-            if isinstance(error, MissingError) and entity not in self._replanned:
-                self._replanned.add(entity)
+            if isinstance(error, MissingError) and not self._learnt[entity].replanned:
+                self._learnt[entity].replanned = True
                 self._shared.central.forget_table(self.entities[entity].central)
                 result.moved[entity] = result.errors.pop(entity)
         for entity, change in result.moved.items():
@@ -363,7 +453,7 @@ class Instance:
                     at = motion.compared_at if motion.incremental is None else None
                     self._caught_up_at[entity] = self._clock() if at is None else at
                 self._gauges(entity, motion)
-                self._replanned.discard(entity)
+                self._learnt[entity].replanned = False
                 if self.entity_errors.pop(entity, None) is not None:
                     self._log.info("entity recovered", entity=entity)
         if self.errors:
@@ -441,80 +531,67 @@ class Instance:
 
     async def _open(self, stop: asyncio.Event) -> Connection:
         """The local connection with the lock on it and all migrations in effect."""
-        if self._connection is not None and self._connection.usable:
-            return self._connection
-        self._forget_motions()
-        self._connection = None
-        connection = await db.connect(self.settings, self.server, "local")
+        connection = await self._take()
+        if self._ready:
+            return connection
         try:
-            await self._lock(connection)
+            await self._heed(connection)
             await self._migrate(connection, stop)
             await self._refuse_state_without_transactions(connection)
             await state.ensure(connection, list(self.entities), f"{self.name} state")
             self.states = await state.read(connection, f"{self.name} state")
+            await self.hold.tell_who_copies(connection, now=True)
+        except PausedError:
+            raise  # whoever is paused keeps the lock: nobody else may take it for free
         except BaseException:
-            await self._leave(connection)
+            await self.hold.release()
             raise
-        self._connection = connection
+        self._ready = True
         self._log.info("opened", server=connection.version, migrations=len(self.migrator.history))
         return connection
 
-    async def _lock(self, connection: Connection) -> None:
-        """Become the instance's only copier, or raise StandbyError."""
-        name = lock_name(self.settings.database)
-        note = f"{self.name} lock"
-        await self._forget_what_a_restart_ended(connection)
-        # Before it is asked: the answer may be lost on its way.
-        self._ours.add(connection.thread_id)
-        for _ in range(20):
-            ((got,),) = await connection.fetch(sql.get_lock(name, note))
-            if got == b"1":
-                self._ours = {connection.thread_id}
-                return
-            ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
-            if holder is None:
-                continue  # released in between
-            if int(holder) not in self._ours:
-                self._ours.discard(connection.thread_id)
-                raise StandbyError(
-                    f"{self.server}: another wpp-sync holds the lock {name}"
-                    f" (connection {holder.decode()} of that server)",
-                    hint="that process copies this instance; SHOW PROCESSLIST tells where it runs",
-                )
-            # Our own connection of before, whose loss the server has not noticed yet.
-            try:
-                await connection.execute(sql.kill(int(holder), note))
-            except DatabaseError as error:
-                if error.errno != db.NO_SUCH_CONNECTION:  # by now it has
-                    raise
-            await asyncio.sleep(0.05)
-        raise TransientError(self.server, 1205, f"the lock {name} cannot be had")
+    async def _take(self) -> Connection:
+        """The local connection with the lock on it."""
+        if self.stop.is_set():
+            raise StoppedError(f"{self.name} is being stopped or restarted", hint="say it again")
+        if not self.hold.usable:
+            self._forget_motions()
+            self._ready = False
+        return await self.hold.take(daemon=self.running)
 
-    async def _forget_what_a_restart_ended(self, connection: Connection) -> None:
-        """Connection ids begin again when the server does, and ours may be somebody else's now."""
-        ((_, uptime),) = await connection.fetch(sql.uptime(f"{self.name} lock"))
-        began = self._clock() - int(uptime or 0)
-        if abs(began - self._server_began) >= _SAME_RUN_SECONDS:
-            self._ours.clear()
-        self._server_began = began
+    async def _heed(self, connection: Connection) -> None:
+        """Do what an operator has said since. Raises PausedError."""
+        before, self.orders = self.orders, await orders.read(connection, f"{self.name} orders")
+        self.throttle.set(self.orders.rows_per_second)
+        for entity in self.orders.pauses:
+            if (motion := self.motions.get(entity)) is not None:
+                await motion.save()
+                self._forget_motion(entity)
+            self.entity_errors.pop(entity, None)
+            self.derived_errors.pop(entity, None)
+        if before != self.orders:
+            self._log.info("orders changed", **self._words(self.orders))
+        if self.orders.pause is not None:
+            for motion in self.motions.values():
+                await motion.save()
+            self._forget_motions()
+            self._ready = False  # what is pending then is migrated when it goes on
+            self._set_state("paused")
+            self.orders.refuse_if_paused(self.name)
+
+    @staticmethod
+    def _words(said: Orders) -> dict[str, object]:
+        return {
+            "paused": said.pause is not None,
+            "paused_entities": sorted(said.pauses),
+            "rows_per_second": said.rows_per_second,
+        }
 
     async def _refuse_state_without_transactions(self, connection: Connection) -> None:
         for name in ("wpp_sync_state", "wpp_sync_quarantine"):
             table = await schema.read(connection, name, f"{self.name} schema {name}")
             if table is not None:
                 schema.refuse_without_transactions(table)
-
-    async def _leave(self, connection: Connection) -> None:
-        """Release the lock and close, so that the next one need not wait for the server to see it.
-        Where that cannot be done any more, it happens by itself."""
-        try:
-            if connection.usable:
-                name = lock_name(self.settings.database)
-                await connection.execute(sql.release_lock(name, f"{self.name} lock"))
-        except DatabaseError as error:
-            self._log.debug("lock not released", error=error.message)
-        finally:
-            await connection.close()
 
     async def migrate(self, stop: asyncio.Event) -> list[str]:
         """Put in effect what is pending now; the ids of what ran.
@@ -523,23 +600,32 @@ class Instance:
         """
         async with self._busy:
             self.migrator.forget_what_ran()
-            if self._connection is not None and self._connection.usable:
+            connection = await self._take()
+            if self._ready:
                 self._forget_motions()  # their plans are those of the tables of before
-                await self._migrate(self._connection, stop)
+                await self._heed(connection)
+                await self._migrate(connection, stop)
             else:
                 await self._open(stop)
             self._set_state("idle")
             return list(self.migrator.ran)
 
     async def _migrate(self, connection: Connection, stop: asyncio.Event) -> None:
-        await self.migrator.migrate(connection, stop, lambda: self._set_state("migrating"))
+        await self.migrator.migrate(connection, stop, self._migration_begins)
+
+    def _migration_begins(self) -> None:
+        self._set_state("migrating")
+        if self._turn_limit is not None:
+            self._turn_limit.reschedule(None)  # the table may have any size
 
     async def _heartbeat(self, connection: Connection) -> None:
         """Keep an idle connection alive, and see a state that somebody else has changed."""
-        if self._clock() - self._heartbeat_at < HEARTBEAT_SECONDS and not self._state_is_old:
+        if self._clock() - self._heartbeat_at < HEARTBEAT_SECONDS and not self._rows_are_old:
             return
         self._heartbeat_at = self._clock()
-        self._state_is_old = False
+        self._rows_are_old = False
+        await self._heed(connection)
+        await self.hold.tell_who_copies(connection)
         note = f"{self.name} heartbeat"
         found = await state.read(connection, note)
         never_compared = await state.never_compared(connection, note)
@@ -589,8 +675,8 @@ class Instance:
 
     async def _motion(self, connection: Connection, entity: Entity) -> Motion:
         source, plan = await self._tables(connection, entity)
-        if plan.note and self._notes.get(entity.name) != plan.note:
-            self._notes[entity.name] = plan.note
+        if plan.note and self._learnt[entity.name].note != plan.note:
+            self._learnt[entity.name].note = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
         if entity.motion == "incremental":
             await self._begin_again_if_empty(connection, plan)
@@ -605,7 +691,7 @@ class Instance:
                 committer,
                 central=shared.central,
                 limits=shared.limits,
-                reach=self._reach.setdefault(entity.name, Reach(shared.limits)),
+                reach=self._learnt[entity.name].reach,
                 clock=self._clock,
             )
         if entity.hot is not None:
@@ -644,10 +730,11 @@ class Instance:
             connection=connection,
             max_bytes=self._shared.limits.bytes,
             derived=derived,
-            strikes=self._strikes.setdefault(entity.name, Strikes()),
+            strikes=self._learnt[entity.name].strikes,
             quarantined=waiting,
             discarded=discarded,
             clock=self._clock,
+            throttle=self.throttle,
             on_commit=self._committed,
         )
 
@@ -678,7 +765,7 @@ class Instance:
         """The local table as it stands now, and how the entity is copied to it."""
         table = await schema.read(connection, entity.local, f"{self.name} schema {entity.local}")
         if table is None:
-            self._table_was_missing.add(entity.name)
+            self._learnt[entity.name].table_was_missing = True
         plan = schema.plan(entity, await self._shared.central.table(entity.central), table)
         assert table is not None  # noqa: S101 - there would be no plan
         return table, plan
@@ -708,12 +795,14 @@ class Instance:
             for entity in entities:
                 asked = self._asked[entity] = self._new_round(dry_run=False)
                 found[entity] = asked.tally
+                asked.tally.error = self._paused(entity)
                 skip = [name for name in self.entities if name != entity]
                 try:
                     while not asked.finished and asked.tally.error is None:
                         self._refuse_to_go_on(stop, found)
                         result = await self.sync_pass(stop, skip, one_turn=True)
-                        asked.tally.error = result.errors.get(entity)
+                        asked.tally.error = result.errors.get(entity) or self._paused(entity)
+                        await wait_first(self.throttle.seconds, stop)
                 finally:
                     del self._asked[entity]
                 while (motion := self.motions.get(entity)) and not motion.derived_compared:
@@ -721,6 +810,11 @@ class Instance:
                     result = await self.sync_pass(stop, skip, one_turn=True)
                     asked.tally.error = result.errors.get(entity)
         return found
+
+    def _paused(self, entity: str) -> PausedError | None:
+        """Why nothing is repaired, as last read."""
+        pause = self.orders.pauses.get(entity)
+        return None if pause is None else orders.paused(f"{self.name} {entity}", pause)
 
     def _refuse_to_go_on(self, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:
         """What a comparison has found by half must not be taken for all."""
@@ -743,8 +837,7 @@ class Instance:
         connection = await db.connect(self.settings, self.server, "local")
         try:
             states = await state.read_any(connection, note)
-            name = lock_name(self.settings.database)
-            ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
+            copied_by = await lock.holder(connection, self.settings.database, note)
             found: dict[str, Tally] = {}
             for entity in entities:
                 known = states.get(entity, State(entity, 0, 0, 0, False, ""))
@@ -752,7 +845,7 @@ class Instance:
                 found[entity] = asked.tally
                 try:
                     plan = await self._plan(connection, self.entities[entity])
-                    bounds = await self._comparable(plan, known, copied=holder is not None)
+                    bounds = await self._comparable(plan, known, copied=copied_by is not None)
                     committer = await self._committer(connection, plan, known, ())
                     await self._compare(asked, committer, bounds, stop)
                 except WppSyncError as error:
@@ -799,8 +892,10 @@ class Instance:
         has deleted all of them: then there is little to read, and the watermark is 0 from there.)
         """
         entity, note = plan.entity.name, f"{self.name} {plan.entity.name}"
-        was_missing = entity in self._table_was_missing
-        self._table_was_missing.discard(entity)
+        was_missing, self._learnt[entity].table_was_missing = (
+            self._learnt[entity].table_was_missing,
+            False,
+        )
         known = self.states[entity]
         theirs = known.settled_for != known.last_synced_id  # an operator's: he knows why
         if known.last_synced_id <= 0 or known.rewound or (theirs and not was_missing):

@@ -11,6 +11,14 @@ import structlog
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
+class _Style:
+    """What is in force now. Loggers are bound for good when they are made, so what a reload may
+    change is looked up for each event."""
+
+    least = _LEVELS["info"]
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+
+
 def silence() -> None:
     """Log nothing: the verbs of the command line say themselves what there is to say."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -20,22 +28,28 @@ def set_up(
     level: Literal["debug", "info", "warning", "error"],
     style: Literal["auto", "json", "console"],
 ) -> None:
-    """From here on everything is logged this way. auto: console on a terminal, JSON elsewhere."""
+    """From here on everything is logged this way. auto: console on a terminal, JSON elsewhere.
+
+    May be called again: loggers that are there already follow.
+    """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor = (
+    _Style.least = _LEVELS[level]
+    _Style.renderer = (
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     )
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        processors=[
+            _drop_unimportant,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -43,6 +57,20 @@ def set_up(
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(logging.WARNING)
+
+
+def _render(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.ProcessorReturnValue:
+    return _Style.renderer(logger, method, event)
+
+
+def _drop_unimportant(
+    _logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if _LEVELS[method] < _Style.least:
+        raise structlog.DropEvent
+    return event
 
 
 class _Forward(logging.Handler):

@@ -4,18 +4,34 @@ socket and the tests. Each may be repeated without harm."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from daemon import db, sql, state
+from daemon import db, hosts, lock, orders, state
+from daemon.aio import wait_first
 from daemon.db import Connection
-from daemon.errors import MissingError, RewoundError, UsageError, WppSyncError
-from daemon.instance import Instance, lock_name
+from daemon.errors import (
+    MissingError,
+    RewoundError,
+    TransientError,
+    UsageError,
+    WppSyncError,
+)
+from daemon.hosts import Copier
+from daemon.instance import Instance
 from daemon.migrations.drift import Recorded
 from daemon.migrations.files import Migration
 from daemon.migrations.journal import Applied
+from daemon.orders import Orders, Pause
 from daemon.state import State
 from daemon.sync import quarantine
 from daemon.sync.motion import Motion
@@ -24,6 +40,11 @@ from daemon.sync.reconcile import Tally
 from daemon.sync.run import PassResult
 
 ALL = "all"
+
+_MOST_ROWS_PER_SECOND = 1_000_000
+
+_HEEDED_SECONDS = 10.0
+"""So long a pause waits for the batch that is under way."""
 
 
 async def get_sync_status(instance: Instance) -> dict[str, Any]:
@@ -125,6 +146,92 @@ async def discard_quarantine(
     return len(chosen)
 
 
+async def pause(instance: Instance, entity: str | None = None, reason: str = "") -> dict[str, Any]:
+    """Write nothing for the instance, or one entity, until it is resumed; also after a restart.
+
+    A daemon that copies it elsewhere sees that within 15 s (`at_once` is false then). Raises
+    UsageError, and DatabaseError: the pause is remembered in the instance's database.
+    """
+    entity = None if entity == ALL else entity
+    if entity is not None:
+        check_entities(instance, [entity])
+    if len(reason) > orders.LONGEST_REASON:
+        raise UsageError(f"the reason is longer than {orders.LONGEST_REASON} characters")
+    return await _order(
+        instance,
+        "pause",
+        lambda connection, note: orders.pause(
+            connection, entity or orders.EVERYTHING, reason, note
+        ),
+    )
+
+
+async def resume(instance: Instance, entity: str | None = None) -> dict[str, Any]:
+    """Go on with the instance and all its entities, or with one. Raises as `pause` does."""
+    entity = None if entity == ALL else entity
+    if entity is not None:
+        check_entities(instance, [entity])
+    return await _order(
+        instance,
+        "resume",
+        lambda connection, note: orders.resume(connection, entity or orders.EVERYTHING, note),
+    )
+
+
+async def throttle(instance: Instance, rows_per_second: int | None) -> dict[str, Any]:
+    """Write no more rows than so many in a second, also after a restart; None: no bound.
+
+    Raises as `pause` does.
+    """
+    if rows_per_second is not None and not 1 <= rows_per_second <= _MOST_ROWS_PER_SECOND:
+        raise UsageError(
+            f"{rows_per_second} rows per second is not between 1 and {_MOST_ROWS_PER_SECOND:,}",
+            hint="without a number (off) there is no bound; pause stops it",
+        )
+    return await _order(
+        instance,
+        "throttle",
+        lambda connection, note: orders.throttle(connection, rows_per_second, note),
+    )
+
+
+async def _order(
+    instance: Instance, verb: str, write: Callable[[Connection, str], Awaitable[None]]
+) -> dict[str, Any]:
+    """Write an order, have it heeded, and say what holds from here on."""
+    try:
+        async with _connected(instance, verb) as (connection, note):
+            await write(connection, note)
+            now = await orders.read(connection, note)
+    except TransientError as error:
+        error.hint = error.hint or (
+            f"the order is kept in {instance.name}'s database; to leave that database alone,"
+            f" set instances.{instance.name}.enabled to false and say wpp-sync reload"
+        )
+        raise
+    instance.look_at_orders()
+    # A pause that is announced is one: nothing is written any more when this returns.
+    at_once = instance.locked and await instance.turn_is_over(_HEEDED_SECONDS)
+    return {"instance": instance.name, **told_orders(now), "at_once": at_once}
+
+
+def told_orders(now: Orders) -> dict[str, Any]:
+    """What an operator has said, as status and control socket show it."""
+    return {
+        "paused": _told_pause(now.pause),
+        "paused_entities": {name: _told_pause(each) for name, each in now.pauses.items()},
+        "rows_per_second": now.rows_per_second,
+    }
+
+
+def _told_copier(copier: Copier) -> dict[str, Any]:
+    return asdict(copier) | {"since": iso(copier.since)}
+
+
+def _told_pause(pause: Pause | None) -> dict[str, str | None] | None:
+    return None if pause is None else {"since": iso(pause.since), "reason": pause.reason}
+
+
 async def migrate(instance: Instance, stop: asyncio.Event | None = None) -> dict[str, Any]:
     """Put the pending migrations in effect now; which ran, and what is odd about the others.
 
@@ -222,19 +329,7 @@ def check_entities(instance: Instance, names: Collection[str]) -> None:
         )
 
 
-def left_out(instance: Instance, skip: Collection[str], only: Collection[str]) -> list[str]:
-    """The entities to skip, from either way to say it. Raises UsageError for unknown ones, and for
-    an `only` of which nothing can be done."""
-    check_entities(instance, [*skip, *only])
-    if only and not set(only) & set(instance.entities):
-        raise UsageError(
-            f"{', '.join(only)}: switched off in the configuration",
-            hint=f"one of: {', '.join(instance.entities)}",
-        )
-    return list(skip) or [name for name in instance.settings.entities if only and name not in only]
-
-
-def pick(instances: dict[str, Instance], name: str) -> Instance:
+def pick(instances: Mapping[str, Instance], name: str) -> Instance:
     """The instance of that name; raises UsageError when there is none."""
     if name not in instances:
         some = ", ".join(list(instances)[:10]) + (", …" if len(instances) > 10 else "")
@@ -255,6 +350,22 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
         await state.reset(connection, entities, resync=resync, note=note)
     instance.start_over()
     return entities
+
+
+async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> bool:
+    """Until a full resync is done, which this process carries out; False when it does not, or was
+    asked to stop."""
+    while instance.running and not stop.is_set():
+        pending = [name for name in instance.entities if _resyncing(instance, name)]
+        if not pending and instance.opened and not instance.reads_anew:
+            return True
+        await wait_first(0.5, stop)
+    return False
+
+
+def _resyncing(instance: Instance, entity: str) -> bool:
+    known = instance.states.get(entity)
+    return known is not None and known.resync
 
 
 @asynccontextmanager
@@ -279,12 +390,13 @@ async def _status_from_database(instance: Instance) -> dict[str, Any]:
         await instance.migrator.read(connection)
         await instance.migrator.look(connection)
         states = await state.read_any(connection, note)
+        instance.orders = await orders.read(connection, note)
+        instance.hold.copier = await hosts.read(connection, note)
         try:
             instance.quarantined = await quarantine.counts(connection, note)
         except MissingError:
             instance.quarantined = {}  # not migrated by this version yet
-        name = lock_name(instance.settings.database)
-        ((holder, _me),) = await connection.fetch(sql.lock_holder(name, note))
+        holder = await lock.holder(connection, instance.settings.database, note)
     finally:
         await connection.close()
     error = None
@@ -292,7 +404,8 @@ async def _status_from_database(instance: Instance) -> dict[str, Any]:
         error = WppSyncError(
             "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
         )
-    return _status(instance, "standby", states, error)
+    now = "standby" if instance.orders.pause is None else "paused"
+    return _status(instance, now, states, error)
 
 
 def _status(
@@ -315,6 +428,9 @@ def _status(
         "sync_state": [
             _entity_status(instance, name, states.get(name)) for name in instance.entities
         ],
+        "copier": None if instance.hold.copier is None else _told_copier(instance.hold.copier),
+        "paused": _told_pause(instance.orders.pause),
+        "rows_per_second": instance.orders.rows_per_second,
         "rows_written": instance.rows_written,
         "settling": instance.settling,
         "error": None if error is None else error_object(error),
@@ -343,6 +459,7 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "eta_seconds": _rounded(motion.eta_seconds if motion else None),
         "reconcile": _reconcile_status(motion),
         "quarantined": instance.quarantined.get(name, 0),
+        "paused": _told_pause(instance.orders.pauses.get(name)),
         "error": None if error is None else error_object(error),
     }
 
@@ -354,6 +471,7 @@ def _reconcile_status(motion: Motion | None) -> dict[str, Any] | None:
     running = motion.asked or motion.round
     return {
         "running": running is not None,
+        "asked": motion.asked is not None,
         "progress": _rounded(running.progress if running else None),
         "differences": running.tally.differences if running else 0,
         "hot_rows": motion.hot.rows if motion.hot else 0,
@@ -362,6 +480,17 @@ def _reconcile_status(motion: Motion | None) -> dict[str, Any] | None:
 
 def _rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 3)
+
+
+def told_pass(instance: Instance, result: PassResult) -> dict[str, Any]:
+    """What a pass has done, as command line and control socket show it."""
+    return {
+        "rows": result.rows,
+        "late": result.late,
+        "quarantined": sum(instance.quarantined.values()),
+        "paused": sorted(instance.orders.pauses),
+        "errors": {name: error_object(error) for name, error in result.errors.items()},
+    }
 
 
 def tallies(found: Mapping[str, Tally]) -> dict[str, Any]:

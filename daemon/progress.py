@@ -1,68 +1,81 @@
-"""The progress of a one-shot sync: a bar on a terminal, plain lines elsewhere."""
+"""The progress of what takes its time: bars on a terminal, a line now and then elsewhere.
+
+It is told by statuses, of the running daemon or of an instance in this process, so that both look
+the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from daemon.client import Client, instance_path
-from daemon.errors import DaemonUnreachableError
+from daemon import operations
 from daemon.instance import Instance
-from daemon.sync.commit import Committed
 
 # Off a terminal a line so often is enough to see that it lives.
 _LINE_SECONDS = 5.0
 
-
-_POLL_SECONDS = 0.5
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed else "")
+_POLL_SECONDS = 0.25
 
 
-class SyncProgress:
-    """Listens to an instance's commits while the block runs."""
+class Part(NamedTuple):
+    """How far one entity is."""
 
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
+    entity: str
+    doing: str
+    done: float
+    """From 0 to 1."""
+
+    eta_seconds: float | None
+
+
+def parts(status: Mapping[str, Any], most: dict[str, int], rate: float) -> Iterator[Part]:
+    """What a status says of work under way. Pure but for `most`: the most rows that each entity had
+    to copy, so far."""
+    for each in status["sync_state"]:
+        name, rows = each["entity"], each["lag_rows"] or 0
+        compared = each["reconcile"] or {}
+        if each["resync"]:
+            yield Part(name, "resync", each["resync_progress"] or 0.0, each["eta_seconds"])
+        elif rows:
+            most[name] = max(most.get(name, 0), rows)
+            eta = rows / rate if rate > 0 else None
+            yield Part(name, f"{rows:,} rows to copy", 1.0 - rows / most[name], eta)
+        elif compared.get("asked"):
+            found = compared["differences"]
+            yield Part(name, f"comparing, {found:,} differ", compared["progress"] or 0.0, None)
+
+
+class Shown:
+    """The progress of one instance's work, on standard error while the block runs."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._console = Console(stderr=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._rows: dict[str, int] = {}
+        self._most: dict[str, int] = {}
         self._began = self._said = time.monotonic()
+        self._before: int | None = None
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._bars = Progress(
+            columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
+                TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.fields[about]}"),
             )
+            self._bars = Progress(*columns, console=self._console, transient=True)
             self._bars.start()
-        self._instance.listener = self._committed
         return self
 
     def __exit__(
@@ -71,67 +84,56 @@ class SyncProgress:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Take the bars off the screen; safe to call again."""
-        self._instance.listener = None
         if self._bars is not None:
             self._bars.stop()
-            self._bars = None
 
-    def _committed(self, commit: Committed) -> None:
-        rows = self._rows[commit.entity] = self._rows.get(commit.entity, 0) + commit.rows
-        motion = self._instance.motions.get(commit.entity)
-        # What this commit brought is still in the count until the motion has moved on.
-        left = max(0, motion.lag_rows - commit.rows) if motion else 0
+    def told(self, status: dict[str, Any]) -> None:
+        """Show what a status says."""
+        now, rows = time.monotonic(), status["rows_written"]
+        if self._before is None:
+            self._before, self._began = rows, now
+        written = max(0, rows - self._before)
+        rate = written / (now - self._began) if now > self._began else 0.0
+        found = list(parts(status, self._most, rate))
         if self._bars is not None:
-            name = f"{self._instance.name} {commit.entity}"
-            task = self._tasks.get(commit.entity)
-            if task is None:
-                task = self._tasks[commit.entity] = self._bars.add_task(name, total=None)
-            self._bars.update(task, completed=rows, total=rows + left)
-            return
-        now = time.monotonic()
-        if now - self._said >= _LINE_SECONDS:
+            self._draw(self._bars, found, rate)
+        elif now - self._said >= _LINE_SECONDS:
             self._said = now
-            rate = sum(self._rows.values()) / (now - self._began)
-            eta = f", about {left / rate:,.0f} s left" if rate and left else ""
-            print(  # noqa: T201 - this is the command line's output
-                f"{self._instance.name} {commit.entity}  {rows:,} rows, {rate:,.0f} rows/s{eta}",
-                file=sys.stderr,
-                flush=True,
-            )
+            far = "; ".join(f"{p.entity} {p.done:.0%} {p.doing}{_eta(p)}" for p in found)
+            pace = f"  {written:,} rows, {rate:,.0f} rows/s  "
+            print(f"{self._name}{pace}{far}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _draw(self, bars: Progress, found: list[Part], rate: float) -> None:
+        for part in found:
+            if part.entity not in self._tasks:
+                label = f"{self._name} {part.entity}"
+                self._tasks[part.entity] = bars.add_task(label, total=1.0, about="")
+            pace = f"  {rate:,.0f} rows/s" if rate else ""
+            about = f"{part.doing}{pace}{_eta(part)}"
+            bars.update(self._tasks[part.entity], completed=part.done, about=about)
+        for entity in self._tasks.keys() - {part.entity for part in found}:
+            bars.update(self._tasks[entity], completed=1.0, about="done")
 
 
-async def follow_resync(client: Client, name: str) -> bool:
-    """Show a full resync until it is done; False when no daemon answers (any more)."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[eta]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+def _eta(part: Part) -> str:
+    return "" if part.eta_seconds is None else f", about {part.eta_seconds:,.0f} s left"
+
+
+@asynccontextmanager
+async def watching(instance: Instance) -> AsyncIterator[None]:
+    """Show the progress of an instance in this process while the block runs."""
+
+    async def look(shown: Shown) -> None:
         while True:
-            try:
-                found = await client.get(instance_path(name))
-            except DaemonUnreachableError:
-                return False
-            pending = [each for each in found["sync_state"] if each["resync"]]
-            for each in pending:
-                label = f"{name} {each['entity']}"
-                if label not in tasks:
-                    tasks[label] = bars.add_task(label, total=1.0, eta="")
-                left = each["eta_seconds"]
-                eta = "" if left is None else f"about {left:,.0f} s left"
-                bars.update(tasks[label], completed=each["resync_progress"] or 0.0, eta=eta)
-            for label in tasks.keys() - {f"{name} {each['entity']}" for each in pending}:
-                bars.update(tasks[label], completed=1.0, eta="done")
-            if not pending:
-                break
+            if instance.locked:
+                shown.told(await operations.get_sync_status(instance))
             await asyncio.sleep(_POLL_SECONDS)
-    print(f"{name}  resync done", file=sys.stderr, flush=True)  # noqa: T201
-    return True
+
+    with Shown(instance.name) as shown:
+        looking = asyncio.ensure_future(look(shown))
+        try:
+            yield
+        finally:
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.table import Table
+from rich.text import Text
 
 _COLOURS = {
     "idle": "green", "syncing": "cyan", "failed": "red", "backoff": "yellow", "standby": "magenta",
+    "paused": "blue",
 }  # fmt: skip
+
+_SHORT = 40
+"""From so many instances on each is one line: how it is, not where each of its tables is."""
 
 _MANY = 5
 """From so many instances on a bar shows how many are done."""
@@ -37,12 +44,14 @@ def status(
     console = _console()
     if not live:
         console.print(f"no daemon answers at {socket}: read from the databases", markup=False)
-    console.print(overview(instances))
-    for each in instances:
-        for error in _errors(each):
-            console.print(f"{each['instance']}: {error['message']}", markup=False)
-            if error["hint"]:
-                console.print(f"  hint: {error['hint']}", markup=False)
+    if len(instances) >= _SHORT:
+        # A rich table of a thousand lines takes longer than all the rest.
+        for line in brief(instances):
+            print(line)  # noqa: T201
+    else:
+        console.print(overview(instances))
+    for line in _trouble(instances):
+        console.print(line, markup=False)
     if detail:
         for each in instances:
             console.print(f"settling: {each['settling']}", markup=False)
@@ -54,6 +63,79 @@ def status(
             if each["migrating"]:
                 console.print(f"migrating: {each['migrating']}", markup=False)
             console.print(_history(each))
+
+
+def _trouble(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What an operator should read."""
+    for each in instances:
+        name = each["instance"]
+        for error in _errors(each):
+            yield f"{name}: {error['message']}"
+            if error["hint"]:
+                yield f"  hint: {error['hint']}"
+        if each["paused"]:
+            yield f"{name}: paused {_pause(each['paused'])}"
+        for entity in each["sync_state"]:
+            if entity["paused"]:
+                yield f"{name}: {entity['entity']} paused {_pause(entity['paused'])}"
+            if entity["quarantined"]:
+                rows = f"{entity['quarantined']:,} rows of {entity['entity']}"
+                yield f"{name}: {rows} in quarantine: wpp-sync quarantine {name}"
+        if each["rows_per_second"]:
+            yield f"{name}: throttled to {each['rows_per_second']:,} rows per second"
+
+
+def _pause(pause: Mapping[str, str]) -> str:
+    return f"since {pause['since']}" + (f": {pause['reason']}" if pause["reason"] else "")
+
+
+@contextmanager
+def live() -> Iterator[Callable[..., None]]:
+    """A screen that shows one status after the other; where there is none, one below the other."""
+    console = _console()
+    if not console.is_terminal:
+        yield lambda instances, *, live, socket: status(
+            instances, live=live, socket=socket, detail=False
+        )
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as screen:
+
+        def show(instances: Sequence[dict[str, Any]], *, live: bool, socket: Path | None) -> None:
+            source = f"the daemon at {socket}" if live else "the databases: no daemon answers"
+            head = Text(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  from {source}", style="dim")
+            many = len(instances) >= _SHORT
+            table = Text("\n".join(brief(instances))) if many else overview(instances)
+            trouble = Text("\n".join(_trouble(instances)))
+            # What is wrong comes first where the screen may not hold all.
+            screen.update(
+                Group(head, trouble, table) if many else Group(head, table, trouble), refresh=True
+            )
+
+        yield show
+
+
+def brief(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """One line for each instance, and how many there are in each state."""
+    width = max(len(each["instance"]) for each in instances)
+    yield f"{'instance':<{width}}  {'state':<9}  {'lag rows':>12}  {'lag s':>9}  last written"
+    states: dict[str, int] = {}
+    for each in instances:
+        states[each["state"]] = states.get(each["state"], 0) + 1
+        rows = sum(entity["lag_rows"] or 0 for entity in each["sync_state"])
+        # Of what is compared whole the age is no lag that anybody waits for.
+        lags = [
+            entity["lag_seconds"]
+            for entity in each["sync_state"]
+            if entity["lag_seconds"] is not None and entity["head"] is not None
+        ]
+        lag = f"{max(lags):.1f}" if lags else "–"
+        written = max((entity["last_synced_at"] or "" for entity in each["sync_state"]), default="")
+        yield (
+            f"{each['instance']:<{width}}  {each['state']:<9}  {rows:>12,}  {lag:>9}"
+            f"  {written or 'never'}"
+        )
+    counts = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
+    yield f"{len(instances):,} instances: {counts}"
 
 
 def _errors(each: dict[str, Any]) -> list[dict[str, str]]:

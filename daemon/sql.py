@@ -560,6 +560,11 @@ def get_lock(name: str, note: str) -> Statement:
     return Statement("SELECT GET_LOCK(%s, 0)", (name,), note)
 
 
+def is_used_lock(name: str, note: str) -> Statement:
+    """The connection id that holds a named lock, or NULL."""
+    return Statement("SELECT IS_USED_LOCK(%s)", (name,), note)
+
+
 def release_lock(name: str, note: str) -> Statement:
     """Give a named lock back now, not when the server notices that its connection has closed."""
     return Statement("DO RELEASE_LOCK(%s)", (name,), note)
@@ -568,6 +573,16 @@ def release_lock(name: str, note: str) -> Statement:
 def lock_holder(name: str, note: str) -> Statement:
     """The connection id that holds a named lock, and this connection's own."""
     return Statement("SELECT IS_USED_LOCK(%s), CONNECTION_ID()", (name,), note)
+
+
+def process_list(note: str) -> Statement:
+    """Who is connected: id, user, host, … Without PROCESS only connections of the same account."""
+    return Statement("SHOW PROCESSLIST", (), note)
+
+
+def wait_timeout(seconds: int, note: str) -> Statement:
+    """The server closes this connection, and frees its locks, when it is silent for so long."""
+    return Statement(f"SET SESSION wait_timeout = {int(seconds)}", (), note)
 
 
 def uptime(note: str) -> Statement:

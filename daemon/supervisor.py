@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -11,36 +11,84 @@ from daemon.aio import Backoff, wait_first
 from daemon.errors import internal
 from daemon.instance import Instance
 
+Left = Callable[[Instance, Instance | None], None]
+"""Told when an instance has left for good, with the one that takes its place, if one does."""
+
 
 class Supervisor:
-    """Runs the instances until it is stopped."""
+    """Runs instances until it is stopped; which ones, may change meanwhile."""
 
-    def __init__(self, instances: Iterable[Instance], *, backoff_max: float) -> None:
-        self._instances = tuple(instances)
+    def __init__(
+        self,
+        instances: Mapping[str, Instance],
+        *,
+        backoff_max: float,
+        left: Left = lambda _gone, _next: None,
+    ) -> None:
+        self._wanted = dict(instances)
         self._backoff_max = backoff_max
+        self._left = left
+        self._running: dict[str, Instance] = {}
+        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self._log = structlog.get_logger()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set and every instance has finished its batch."""
-        async with asyncio.TaskGroup() as group:
-            for instance in self._instances:
-                group.create_task(self._guard(instance, stop), name=f"instance {instance.name}")
+        async with asyncio.TaskGroup() as self._group:
+            self.apply(self._wanted)
+            await stop.wait()
+            self.apply({})
 
-    async def _guard(self, instance: Instance, stop: asyncio.Event) -> None:
+    def apply(self, wanted: Mapping[str, Instance]) -> None:
+        """From here on exactly these run; those that ran before are left alone.
+
+        Another one leaves after its batch; where a name has a new instance, that one begins when
+        the old one has left.
+        """
+        self._wanted = dict(wanted)
+        if self._group is None:
+            return
+        for name, instance in list(self._running.items()):
+            if wanted.get(name) is not instance:
+                instance.stop.set()
+                if name not in wanted:
+                    del self._running[name]
+        for name, instance in wanted.items():
+            if self._running.get(name) is not instance:
+                self._running[name] = instance
+                before = [each for each in self._tasks if each.name == name]
+                guard = self._guard(instance, before)
+                self._tasks[instance] = self._group.create_task(guard, name=f"instance {name}")
+
+    async def wait_for(self, instances: Iterable[Instance]) -> None:
+        """Until these, which `apply` no longer wants, have left."""
+        tasks = [self._tasks[each] for each in instances if each in self._tasks]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _guard(self, instance: Instance, before: Iterable[Instance]) -> None:
         """Run one instance; an error that nobody foresaw is told, and its loop started again.
 
         It is a bug in the daemon, but it stays this instance's: the others go on.
         """
+        await self.wait_for(before)
         backoff = Backoff(1.0, self._backoff_max)
-        while not stop.is_set():
-            try:
-                await instance.run(stop)
-            except Exception as error:  # noqa: BLE001 - the isolation that the class promises
-                pause = backoff.next()
-                told = internal(error)
-                instance.broke(told)
-                self._log.error(
-                    "instance loop broke", instance=instance.name, error=told.message,
-                    hint=told.hint, next_try_s=round(pause, 1),
-                )  # fmt: skip
-                await wait_first(pause, stop)
+        try:
+            while not instance.stop.is_set():
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(instance.keep(instance.stop))
+                        await instance.run(instance.stop)
+                except Exception as error:  # noqa: BLE001 - the isolation that the class promises
+                    pause = backoff.next()
+                    told = internal(error)
+                    instance.broke(told)
+                    self._log.error(
+                        "instance loop broke", instance=instance.name, error=told.message,
+                        hint=told.hint, next_try_s=round(pause, 1),
+                    )  # fmt: skip
+                    await wait_first(pause, instance.stop)
+        finally:
+            del self._tasks[instance]
+            self._left(instance, self._running.get(instance.name))

@@ -7,11 +7,39 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
 EXTEND_SECONDS = 60
+
+
+def heartbeat(
+    *, watched: bool, states: Iterable[str], stalled: Sequence[str], migrating: Sequence[str]
+) -> list[str]:
+    """What the manager is told every few seconds. Pure.
+
+    The watchdog is fed while every loop goes on: `stalled` are the instances whose does not. While
+    migrations run, which nothing should kill, there is more time.
+    """
+    lines = [status_line(states)]
+    if migrating:
+        lines = [f"STATUS=migrating {'; '.join(migrating[:3])}"]
+        lines.append(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
+    if stalled:
+        lines = [f"STATUS=stalled: {', '.join(stalled[:3])}"]
+    elif watched:
+        lines.append("WATCHDOG=1")
+    return lines
+
+
+def status_line(states: Iterable[str]) -> str:
+    """How many instances are in which state, for `systemctl status`."""
+    counts = Counter(states)
+    told = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    return f"STATUS={counts.total()} instances: {told}"
 
 
 class Notifier:
@@ -26,6 +54,10 @@ class Notifier:
         ours = pid in {"", str(os.getpid())}
         self.watchdog_seconds = int(usec) / 1e6 if usec.isdigit() and ours else None
         """So often at least the watchdog must hear of us."""
+
+    def reloading(self) -> None:
+        """Until the next READY=1 the configuration is read again (sd_notify(3), RELOADING)."""
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def tell(self, *lines: str) -> None:
         """Send one message. A manager that does not take it is no reason to stop."""

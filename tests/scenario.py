@@ -23,7 +23,8 @@ import pytest
 from daemon import app, config
 from daemon.app import Parts
 from daemon.errors import StandbyError, TransientError
-from daemon.instance import Instance, lock_name
+from daemon.instance import Instance
+from daemon.lock import lock_name
 from daemon.settle import Rule
 from daemon.sync.incremental import Incremental
 from tests import mirror

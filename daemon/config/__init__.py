@@ -120,6 +120,19 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     return Config.model_validate(config)
 
 
+def control_socket(path: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where the daemon of this file takes commands; None where that is switched off.
+
+    Nothing else is looked at: whoever commands the daemon need not be able to read the passwords.
+    Raises `ConfigError`.
+    """
+    problems = Problems(path)
+    root = read(path, problems, _SECRETS)
+    control = _Reader(Path(os.path.abspath(path)), environ, problems).control(root)
+    problems.raise_any()
+    return None if control is None else control.socket
+
+
 class _Reader:
     """Turns the tree of one file into models and notes every problem on the way."""
 
@@ -152,6 +165,11 @@ class _Reader:
         }
         self._check_sighup(self._section(root, "signals").at(["sighup_reset"]))
         return {"central": central, "instances": instances, "path": self._path, **sections}
+
+    def control(self, root: Located) -> Control | None:
+        """The section `control` alone."""
+        place = self._fill(self._section(self._mapping(root), "control"))
+        return self._validated(Control, self._known(place, Control.model_fields))
 
     def _fill(self, place: Located, instance: str | None = None) -> Located:
         return fill(place, self._environ, self._problems, instance)

@@ -154,6 +154,10 @@ class Sync(Section):
     max_threads_running: Annotated[WholeNumber, Field(ge=1)] = 25
     """Comparisons in the background wait while more threads are at work in central."""
 
+    max_instances: Annotated[WholeNumber, Field(ge=1)] | None = None
+    """Instances that this daemon copies at most; the others are left to other daemons with the same
+    configuration. None: as many as it gets."""
+
     backoff_max: Seconds = 60.0
     """Seconds between two tries at most, while a server does not answer."""
 

@@ -232,7 +232,7 @@ class _Watch:
         """Have everything compared now that central is still; what differs are changes that were
         not due yet."""
         for name in INSTANCES:
-            found = await self._client.post(instance_path(name, "reconcile"), {})
+            found = await asyncio.to_thread(self._client.post, instance_path(name, "reconcile"), {})
             told = ", ".join(
                 f"{each['entity']} {each['missing'] + each['differing'] + each['extra']}"
                 for each in found["entities"]
@@ -243,7 +243,8 @@ class _Watch:
         if self._process.poll() is not None:
             raise WppSyncError(f"the daemon has ended by itself:\n{self._log_end()}")
         try:
-            return list((await self._client.get("/v1/status"))["instances"])
+            found = await asyncio.to_thread(self._client.get, "/v1/status")
+            return list(found["instances"])
         except DaemonUnreachableError:
             return []  # not up yet
 

@@ -53,6 +53,10 @@ class Catalogue:
         """Look for files that are new or changed. Raises MigrationFilesError; then all stays."""
         self.migrations = discover(self._directories)
 
+    def replace(self, other: Catalogue) -> None:
+        """Be what another one is: the files may lie elsewhere now."""
+        self._directories, self.migrations = other._directories, other.migrations
+
 
 def discover(directories: Iterable[Path]) -> tuple[Migration, ...]:
     """All migrations in order of their ids.

@@ -7,6 +7,7 @@ Statement", "CREATE INDEX Statement", and MariaDB's for IF [NOT] EXISTS, which w
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -239,8 +240,9 @@ def refusal(statement: str) -> str:
     return f"{word}: {_REFUSED[word]}"
 
 
+@functools.lru_cache(maxsize=256)
 def understand(statement: str) -> Understood:
-    """What a statement says."""
+    """What a statement says; hundreds of databases are asked the same."""
     if _SET.fullmatch(statement):
         return SetSession()
     if found := _ROWS.match(statement):

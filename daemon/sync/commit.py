@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon import local, sql, state
-from daemon.aio import Clock
+from daemon.aio import Clock, Throttle
 from daemon.central import Central
 from daemon.db import NO_PARENT, Connection
 from daemon.errors import PlanChangedError, RewoundError, RowError, SchemaError
@@ -92,6 +92,7 @@ class Committer:
         quarantined: set[Key],
         discarded: set[Key],
         clock: Clock,
+        throttle: Throttle,
         on_commit: Callable[[Committed], None],
     ) -> None:
         self.plan = plan
@@ -112,6 +113,9 @@ class Committer:
 
         self.saved_at = clock()
         """When the state row was last written."""
+
+        self.throttle = throttle
+        """How much may be written now: asked before rows are read."""
 
         self._central = central
         self._max_bytes = max_bytes
@@ -305,6 +309,7 @@ class Committer:
             self.retry_at = min(self.retry_at, self._clock() + self._PARENT_SECONDS)
         self.state = following
         self.saved_at = self._clock()
+        self.throttle.spend(change.written + change.deleted)
         self._on_commit(
             Committed(
                 entity=self.entity,

@@ -179,7 +179,8 @@ class Incremental:
         copied = 0
         page, sure = await self._read(self.position, upto)
         while True:
-            last = page.end >= upto or stop.is_set() or self._clock() >= deadline
+            enough = stop.is_set() or self._clock() >= deadline or self._throttled(page)
+            last = page.end >= upto or enough
             if last:
                 copied += await self._take(page, sure)
             else:
@@ -195,6 +196,10 @@ class Incremental:
             if last:
                 return copied
             page, sure = following
+
+    def _throttled(self, page: Page) -> bool:
+        """No other page may follow this one now."""
+        return self.committer.throttle.most <= len(page.rows)
 
     async def _count(self) -> None:
         """Count what is still to be copied: for the operator's eyes only, so a count that central
@@ -224,7 +229,7 @@ class Incremental:
                 self._instance,
                 after=after,
                 upto=min(upto, after + self._reach.span),
-                rows=self._reach.rows,
+                rows=min(self._reach.rows, self.committer.throttle.most),
                 max_bytes=self._limits.bytes,
             )
         except TransientError:

@@ -168,7 +168,7 @@ class Reconcile:
             if went_on and not self._todo:
                 self.compared_from = self.cursor
                 self.finished = self.cursor is None
-            if self._clock() >= deadline:
+            if self._clock() >= deadline or committer.throttle.seconds:
                 break
         return not self.finished
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from daemon.aio import Throttle, wait_first
 from daemon.errors import (
     AccessError,
     DatabaseError,
@@ -69,15 +70,23 @@ class PassResult:
 
 
 async def run_pass(
-    motions: Mapping[str, Motion], stop: asyncio.Event, *, background: bool, one_turn: bool
+    motions: Mapping[str, Motion],
+    stop: asyncio.Event,
+    *,
+    background: bool,
+    one_turn: bool,
+    throttle: Throttle,
 ) -> PassResult:
     """Bring each of these entities to where nothing is left to do, or give each one turn.
 
-    Raises TransientError for a server's trouble.
+    Where an operator has set a pace, the caller waits between single turns. Raises TransientError
+    for a server's trouble.
     """
     result = PassResult(rows=dict.fromkeys(motions, 0))
     turns = dict(motions)
     while turns and not stop.is_set() and not (one_turn and result.more):
+        if not one_turn and throttle.seconds:
+            await wait_first(throttle.seconds, stop)
         for entity, motion in list(turns.items()):
             if stop.is_set():
                 break

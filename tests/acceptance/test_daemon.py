@@ -95,7 +95,9 @@ def test_the_socket_answers_with_status_and_carries_out_verbs(
         time.sleep(0.15)  # a head that is 0.1 s old counts as new
         synced = daemon.request("POST", "/v1/instances/nunes/sync", {"skip": ["chats"]})
         assert synced.status == 200
-        assert synced.body == {"rows": {"messages": 30}, "late": 0, "errors": {}}
+        assert synced.body == {
+            "rows": {"messages": 30}, "late": 0, "errors": {}, "quarantined": 0, "paused": [],
+        }  # fmt: skip
         assert mirror.watermarks(local)["messages"] == 70_029
         bare = daemon.request("POST", "/v1/instances/nunes/sync")
         assert bare.body["rows"] == {"messages": 0, "chats": 0}

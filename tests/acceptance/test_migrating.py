@@ -260,7 +260,7 @@ def test_the_service_manager_is_told_and_asked_for_time(
         assert child.wait(timeout=30) == 0
         assert time.monotonic() - began > 2, "the statement was finished first"
     assert told[0].startswith("READY=1")
-    assert any(each.startswith("WATCHDOG=1") for each in told)
+    assert any("WATCHDOG=1" in each for each in told)
     assert any("STATUS=migrating 2026-12-06-001-slow: statement 1 of 2" in each for each in told)
     assert mirror.rows(local, "SHOW TABLES LIKE 'b'") == []
     assert run_cli("sync", "nunes", "-c", config).returncode == 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.instance import lock_name
+from daemon.lock import lock_name
 from tests import fields, mirror
 from tests.integration.test_taking_over import schema_of
 from tests.sweep import lives

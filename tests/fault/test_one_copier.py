@@ -17,7 +17,7 @@ import pytest
 
 from daemon.demo.central import seed_bulk
 from daemon.errors import WppSyncError
-from daemon.instance import lock_name
+from daemon.lock import lock_name
 from tests import mirror
 from tests.daemon_process import DaemonProcess, run_cli
 from tests.mirror import Session

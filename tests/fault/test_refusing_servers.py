@@ -73,8 +73,10 @@ async def _refused(instance: Instance, *numbers: int) -> None:
 
 async def _set(instance: Instance, variable: str, value: int) -> None:
     """A setting of the session that writes."""
-    assert instance._connection is not None
-    await instance._connection.execute(Statement(f"SET SESSION {variable} = {value}", (), "test"))
+    assert instance.hold.connection is not None
+    await instance.hold.connection.execute(
+        Statement(f"SET SESSION {variable} = {value}", (), "test")
+    )
 
 
 async def test_a_read_only_local_server_is_waited_for(

@@ -151,7 +151,7 @@ async def test_a_reset_made_elsewhere_is_seen_while_nothing_can_be_written(
     async with one(write_config(central, {"nunes": local})) as instance:
         await settle(instance)
         mirror.run(local, "UPDATE wpp_sync_state SET last_synced_id = 0, settled_id = 0")
-        instance._connection.used_at = asyncio.get_running_loop().time() + 60  # type: ignore[union-attr]
+        instance.hold.connection.used_at = asyncio.get_running_loop().time() + 60  # type: ignore[union-attr]
         await a_pass(instance)
         assert instance.states["messages"].last_synced_id == 10
 

@@ -316,7 +316,7 @@ async def test_refusals_that_were_rolled_back_do_not_count_as_refusals_in_a_row(
     config = write_config(databases.central, {"nunes": databases.local})
     await poisoned(databases, config, range(1, 11))
     async with one(config) as instance:
-        strikes = instance._strikes.setdefault("messages", quarantine.Strikes())
+        strikes = instance._learnt["messages"].strikes
         with suppress(ZeroDivisionError), strikes.batch("messages"):
             for key in range(quarantine.MOST_STRIKES - 1):
                 strikes.refused("messages", quarantine.Refusal(key, 1406, "too long"))

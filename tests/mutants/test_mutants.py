@@ -83,7 +83,7 @@ MUTANTS = (
     ),
     Mutant(
         "one copier",
-        "daemon/instance.py",
+        "daemon/lock.py",
         '            if got == b"1":\n',
         '            if got in {b"0", b"1"}:\n',
         "tests/fault/test_crashes.py",

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.instance import lock_name
+from daemon.lock import lock_name
 
 databases = st.text(min_size=1, max_size=64)
 

@@ -1,0 +1,96 @@
+"""The command line: arguments in, tables or JSON and an exit code out.
+
+A verb asks the running daemon; when none runs, it does the work itself. No SQL here. What is heavy
+to import is imported by the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from daemon.cli import copying, looking, migrating, orders, running
+from daemon.cli.common import complain, config_option
+from daemon.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, WppSyncError, internal
+
+_ORDER = (
+    running.run,
+    copying.sync,
+    looking.status,
+    copying.reset,
+    copying.resync,
+    copying.reconcile,
+    orders.pause,
+    orders.resume,
+    orders.throttle,
+    migrating.migrate,
+    looking.quarantine,
+    looking.check,
+    orders.reload,
+    running.demo,
+    running.completion,
+    running.version,
+)
+
+
+class _Group(click.Group):
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """As an operator meets them, not by the alphabet."""
+        return [str(command.name) for command in _ORDER]
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 daemon or database not"
+    " reachable, 4 differences found.",
+)
+@config_option
+@click.pass_context
+def cli(context: click.Context, config_path: str | None) -> None:
+    """Keep each customer's database a faithful mirror of its rows in the central one."""
+    context.obj = config_path
+
+
+for _command in _ORDER:
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The entry point: every expected error becomes a message and an exit code."""
+    _replace_closed_streams()
+    try:
+        code = cli.main(standalone_mode=False, prog_name=running.PROGRAM)
+        sys.stdout.flush()
+    except WppSyncError as error:
+        complain(error)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (wpp-sync status | head): nothing to complain about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    except OSError as error:
+        # Ours are translated where they occur; what is left is the output (a full disk, say).
+        complain(WppSyncError(f"cannot write the output: {error.strerror}"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    except Exception as error:  # noqa: BLE001 - no traceback reaches an operator
+        complain(internal(error))
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _replace_closed_streams() -> None:
+    """A caller may have closed them (`>&-`): then nobody wants to read what is written there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life

@@ -1,0 +1,290 @@
+"""sync, reset, resync, reconcile."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daemon.cli.common import (
+    Operator,
+    all_option,
+    complain,
+    config_option,
+    each,
+    names_of,
+    with_parts,
+)
+from daemon.errors import (
+    EXIT_DIFFERENT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    UsageError,
+    WppSyncError,
+)
+
+if TYPE_CHECKING:
+    from daemon.app import Parts
+    from daemon.client import Client
+    from daemon.instance import Instance
+
+
+# --- sync ------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
+@all_option
+@click.option("--skip", multiple=True, metavar="ENTITY", help="Leave this entity out; repeatable.")
+@click.option("--only", multiple=True, metavar="ENTITY", help="Only this entity; repeatable.")
+@config_option
+@click.pass_context
+def sync(
+    context: click.Context,
+    names: tuple[str, ...],
+    every: bool,
+    skip: tuple[str, ...],
+    only: tuple[str, ...],
+    config_path: str | None,
+) -> int:
+    """One pass now, then exit.
+
+    \b
+    Examples:
+      wpp-sync sync nunes
+      wpp-sync sync --all --skip messages
+      wpp-sync sync nunes karsten --only chats
+    """
+    if skip and only:
+        raise click.UsageError("--skip and --only exclude each other")
+    operator = Operator(context, config_path)
+    wanted = operator.chosen(names, every)
+    left_out = {name: _left_out(operator, name, skip, only) for name in wanted}
+    if operator.live:
+        return _sync_through_daemon(operator.client, left_out)
+    return with_parts(operator.settings, lambda built: _sync(built, left_out))
+
+
+def _left_out(
+    operator: Operator, name: str, skip: tuple[str, ...], only: tuple[str, ...]
+) -> list[str]:
+    """The entities to skip, from either way to say it. Raises UsageError for unknown ones."""
+    if not skip and not only:
+        return []
+    if operator.live:
+        from daemon.client import instance_path
+
+        status = operator.client.get(instance_path(name))
+        entities = [entity["entity"] for entity in status["sync_state"]]
+    else:
+        found = operator.settings.instances[name].entities
+        entities = [entity for entity in found if found[entity].enabled]
+    unknown = [entity for entity in (*skip, *only) if entity not in entities]
+    if unknown:
+        raise UsageError(
+            f"{name} has no entity {', '.join(unknown)}, or it is switched off",
+            hint=f"entities: {', '.join(entities)}",
+        )
+    return list(skip) or [entity for entity in entities if entity not in only]
+
+
+def _sync_through_daemon(client: Client, left_out: Mapping[str, list[str]]) -> int:
+    from daemon.client import instance_path
+    from daemon.progress import Shown
+
+    def one(name: str) -> int:
+        began = monotonic()
+        with Shown(name) as shown:
+            path, body = instance_path(name, "sync"), {"skip": left_out[name]}
+            done = client.follow(path, body, shown.told)
+        return _told(name, done, monotonic() - began)
+
+    return each(list(left_out), one)
+
+
+async def _sync(built: Parts, left_out: Mapping[str, list[str]]) -> int:
+    """Without a daemon, in this process."""
+    from daemon import app, operations
+    from daemon.progress import watching
+
+    worst = EXIT_OK
+    stop = app.stop_on_signals()
+    for name, skip in left_out.items():
+        if stop.is_set():
+            return EXIT_INTERRUPTED
+        try:
+            instance = operations.pick(built.instances, name)
+            began = monotonic()
+            async with watching(instance):
+                result = await operations.sync_instance(instance, skip, stop)
+            done = operations.told_pass(instance, result)
+            code = _told(name, done, monotonic() - began, interrupted=stop.is_set())
+        except WppSyncError as error:
+            # One instance's trouble is its own: the others are still synced.
+            complain(error)
+            code = error.exit_code
+        worst = max(worst, code)
+    return worst
+
+
+def _told(name: str, done: Mapping[str, Any], seconds: float, *, interrupted: bool = False) -> int:
+    """Say what a pass has done; its exit code."""
+    rows, late = done["rows"], done["late"]
+    told = ", ".join(f"{entity} {number:,}" for entity, number in rows.items()) or "nothing to do"
+    late_text = f" ({late:,} late)" if late else ""
+    broken_off = "  interrupted, goes on next time" if interrupted else ""
+    click.echo(f"{name}  {told} rows{late_text}  {seconds:.2f} s{broken_off}")
+    for entity in done["paused"]:
+        click.echo(f"{name}  {entity} is paused: wpp-sync resume {name}", err=True)
+    if done["quarantined"]:
+        click.echo(
+            f"{name}  {done['quarantined']:,} rows are in quarantine, not in the local tables:"
+            f" wpp-sync quarantine {name}",
+            err=True,
+        )
+    for error in done["errors"].values():
+        complain(WppSyncError(error["message"], hint=error["hint"]))
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if done["errors"] else EXIT_OK
+
+
+# --- reset, resync ---------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name", metavar="INSTANCE", shell_complete=names_of)
+@click.argument("entity", metavar="ENTITY|all")
+@config_option
+@click.pass_context
+def reset(context: click.Context, name: str, entity: str, config_path: str | None) -> None:
+    """The next pass re-pulls the entity from the start; its rows stay and are overwritten.
+
+    \b
+    Examples:
+      wpp-sync reset nunes messages
+      wpp-sync reset nunes all
+    """
+    from daemon import operations
+
+    operator = Operator(context, config_path)
+    _change(operator, name, "reset", {"entity": entity}, operations.reset_sync_state)
+
+
+@click.command()
+@click.argument("name", metavar="INSTANCE", shell_complete=names_of)
+@click.option(
+    "--wait/--no-wait",
+    default=None,
+    help="Show the progress until it is done; on a terminal that is so by itself.",
+)
+@config_option
+@click.pass_context
+def resync(context: click.Context, name: str, wait: bool | None, config_path: str | None) -> None:
+    """Copy everything again, and remove local rows that central does not have.
+
+    The tables stay readable throughout. Ctrl-C ends the waiting, not the resync.
+    """
+    from daemon import operations
+
+    async def work(instance: Instance, _entity: str) -> list[str]:
+        return await operations.force_full_resync(instance)
+
+    operator = Operator(context, config_path)
+    operator.known([name])
+    waits = wait if wait is not None else sys.stderr.isatty()
+    if not waits or not operator.live:
+        _change(operator, name, "resync", {}, work)
+        if waits:
+            click.echo("no daemon runs here: `wpp-sync sync` does it", err=True)
+        return
+    from daemon.client import instance_path
+    from daemon.progress import Shown
+
+    with Shown(name) as shown:
+        done = operator.client.follow(instance_path(name, "resync"), {}, shown.told)
+    click.echo(f"{name}  resync: {', '.join(done['resync'])}")
+    end = "done" if done["finished"] else "goes on: wpp-sync status"
+    click.echo(f"{name}  resync {end}", err=True)
+
+
+def _change(
+    operator: Operator,
+    name: str,
+    verb: str,
+    body: dict[str, str],
+    work: Callable[[Instance, str], Coroutine[Any, Any, list[str]]],
+) -> None:
+    """Without a daemon straight on the state rows, which any daemon that copies this instance
+    elsewhere sees before it writes again."""
+    operator.known([name])
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        return {verb: await work(instance, body.get("entity", ""))}
+
+    done = operator.ask_or_do(name, lambda c, path: c.post(f"{path}/{verb}", body), do)[verb]
+    click.echo(f"{name}  {verb}: {', '.join(done)}; the next pass starts from the beginning")
+
+
+# --- reconcile ---------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name", metavar="INSTANCE", shell_complete=names_of)
+@click.argument("entity", metavar="[ENTITY]", required=False)
+@click.option("--dry-run", is_flag=True, help="Only report; exit 4 if the two sides differ.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@config_option
+@click.pass_context
+def reconcile(
+    context: click.Context,
+    name: str,
+    entity: str | None,
+    dry_run: bool,
+    as_json: bool,
+    config_path: str | None,
+) -> int:
+    """Compare both sides now, and repair what differs.
+
+    \b
+    Examples:
+      wpp-sync reconcile nunes
+      wpp-sync reconcile nunes contacts --dry-run
+    """
+    operator = Operator(context, config_path)
+    operator.known([name])
+    body = {"dry_run": dry_run} | ({} if entity is None else {"entity": entity})
+
+    def ask(client: Client, path: str) -> dict[str, Any]:
+        from daemon.progress import Shown
+
+        with Shown(name) as shown:
+            return client.follow(f"{path}/reconcile", body, shown.told)
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        from daemon import app, operations
+        from daemon.progress import watching
+
+        stop = app.stop_on_signals()
+        async with watching(instance):
+            found = await operations.reconcile(instance, entity, dry_run=dry_run, stop=stop)
+        return operations.tallies(found)
+
+    found = operator.ask_or_do(name, ask, do)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        from daemon import show
+
+        show.reconcile(name, found, dry_run=dry_run)
+    failed = [each["error"] for each in found["entities"] if each["error"] is not None]
+    for error in failed:
+        complain(WppSyncError(error["message"], hint=error["hint"]))
+    if failed:
+        return EXIT_FAILED
+    return EXIT_DIFFERENT if dry_run and found["differences"] else EXIT_OK

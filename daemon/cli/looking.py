@@ -1,0 +1,240 @@
+"""status, quarantine, check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from daemon.cli.common import (
+    Operator,
+    config_option,
+    load,
+    names_of,
+    with_parts,
+)
+from daemon.errors import EXIT_OK, EXIT_UNREACHABLE, DaemonUnreachableError
+
+if TYPE_CHECKING:
+    from daemon.app import Parts
+    from daemon.instance import Instance
+
+_STATUS_SECONDS = 10.0
+
+# --- status ----------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    answer: dict[str, Any]
+    instances: list[dict[str, Any]]
+    live: bool
+    """It is what the running daemon says."""
+
+
+@click.command()
+@click.argument("name", metavar="[INSTANCE]", required=False, shell_complete=names_of)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
+)
+@config_option
+@click.pass_context
+def status(
+    context: click.Context,
+    name: str | None,
+    as_json: bool,
+    watch: bool,
+    interval: float,
+    config_path: str | None,
+) -> int:
+    """How far every instance is: from the running daemon, else from the databases.
+
+    \b
+    Examples:
+      wpp-sync status
+      wpp-sync status nunes
+      wpp-sync status --watch
+      wpp-sync status --json | jq '.instances[] | select(.state == "failed")'
+    """
+    operator = Operator(context, config_path)
+    if name is not None:
+        operator.known([name])
+
+    def look() -> _Found:
+        return _look(operator, name)
+
+    if watch:
+        _watch(operator, look, interval, as_json=as_json)
+        return EXIT_OK
+    found = look()
+    unreachable = not found.live and any(each["state"] == "failed" for each in found.instances)
+    if as_json:
+        click.echo(json.dumps(found.answer, ensure_ascii=False, indent=2))
+    else:
+        from daemon import show
+
+        socket = operator.socket
+        show.status(found.instances, live=found.live, socket=socket, detail=name is not None)
+    return EXIT_UNREACHABLE if unreachable else EXIT_OK
+
+
+def _look(operator: Operator, name: str | None) -> _Found:
+    from daemon.client import instance_path
+
+    try:
+        path = instance_path(name) if name else "/v1/status"
+        answer = operator.client.get(path, timeout=_STATUS_SECONDS)
+        live = True
+    except DaemonUnreachableError:
+        answer = with_parts(operator.settings, lambda built: _status_without_daemon(built, name))
+        live = False
+    return _Found(answer, [answer] if name else answer["instances"], live)
+
+
+def _watch(
+    operator: Operator, look: Callable[[], _Found], interval: float, *, as_json: bool
+) -> None:
+    """Until Ctrl-C, which is how it ends."""
+    try:
+        if as_json:
+            while True:
+                click.echo(json.dumps(look().answer, ensure_ascii=False))
+                time.sleep(interval)
+        from daemon import show
+
+        with show.live() as screen:
+            while True:
+                found = look()
+                screen(found.instances, live=found.live, socket=operator.socket)
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        return
+
+
+async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, Any]:
+    from daemon import operations
+
+    if name is not None:
+        return await operations.get_sync_status(operations.pick(built.instances, name))
+    places = asyncio.Semaphore(16)
+
+    async def one(instance: Instance) -> dict[str, Any]:
+        async with places:
+            return await operations.get_sync_status(instance)
+
+    return {"instances": await asyncio.gather(*map(one, built.instances.values()))}
+
+
+# --- quarantine --------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name", metavar="INSTANCE", shell_complete=names_of)
+@click.argument("action", type=click.Choice(["list", "retry", "discard"]), default="list")
+@click.argument("keys", metavar="[ID]...", nargs=-1, type=int)
+@click.option("--entity", metavar="ENTITY", help="Only this entity's rows (discard).")
+@click.option("--json", "as_json", is_flag=True, help="For machines (list).")
+@config_option
+@click.pass_context
+def quarantine(
+    context: click.Context,
+    name: str,
+    action: str,
+    keys: tuple[int, ...],
+    entity: str | None,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
+    """The rows that the local tables refuse: list them, try them again, or give them up.
+
+    What was given up is not tried again before a reset or resync.
+
+    \b
+    Examples:
+      wpp-sync quarantine nunes
+      wpp-sync quarantine nunes retry
+      wpp-sync quarantine nunes discard --entity messages 4711 4712
+    """
+    if (keys or entity) and action != "discard":
+        raise click.UsageError("ids and --entity go with discard")
+    if keys and entity is None:
+        raise click.UsageError("ids need their --entity")
+    operator = Operator(context, config_path)
+    operator.known([name])
+    if action == "list":
+        rows = operator.ask_or_do(
+            name, lambda c, path: c.get(f"{path}/quarantine", timeout=None), _list
+        )["rows"]
+        if as_json:
+            click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+            return
+        from daemon import show
+
+        show.quarantine(rows)
+    elif action == "retry":
+        left = operator.ask_or_do(
+            name, lambda c, path: c.post(f"{path}/quarantine/retry", {}), _retry
+        )["left"]
+        click.echo(f"{name}  tried again; {left:,} rows are left in quarantine")
+    else:
+        body = {"entity": entity, "ids": list(keys)} if entity else {}
+
+        async def discard(instance: Instance) -> dict[str, Any]:
+            from daemon import operations
+
+            return {"discarded": await operations.discard_quarantine(instance, entity, keys)}
+
+        done = operator.ask_or_do(
+            name, lambda c, path: c.post(f"{path}/quarantine/discard", body), discard
+        )["discarded"]
+        click.echo(f"{name}  {done:,} rows given up")
+
+
+async def _list(instance: Instance) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from daemon import operations
+
+    return {"rows": [asdict(entry) for entry in await operations.list_quarantine(instance)]}
+
+
+async def _retry(instance: Instance) -> dict[str, Any]:
+    from daemon import operations
+
+    return {"left": await operations.retry_quarantine(instance)}
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+
+@click.command()
+@config_option
+@click.pass_context
+def check(context: click.Context, config_path: str | None) -> int:
+    """Configuration, connections, privileges, both schemas, and how central would be read."""
+    settings = load(context, config_path)
+    click.echo(f"ok    config  {settings.path}: {len(settings.instances)} instances")
+    return with_parts(settings, _check)
+
+
+async def _check(built: Parts) -> int:
+    from daemon import check as checks
+
+    findings = []
+    async for finding in checks.run(built.central, built.instances, built.catalogue.migrations):
+        findings.append(finding)
+        click.echo(f"{finding.level:<5} {finding.where}  {finding.text}")
+        if finding.hint:
+            click.echo(f"      hint: {finding.hint}")
+    failed = sum(finding.level == "fail" for finding in findings)
+    click.echo(f"{len(findings)} looked at, {failed} failed")
+    return checks.exit_code(findings)

@@ -1,0 +1,150 @@
+"""pause, resume, throttle, reload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daemon.cli.common import (
+    Do,
+    Operator,
+    all_option,
+    config_option,
+    each,
+    names_of,
+)
+from daemon.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from daemon.instance import Instance
+
+_LATER = "; a daemon that copies it on another host follows within 15 s"
+
+
+@click.command()
+@click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
+@all_option
+@click.option("--entity", metavar="ENTITY", help="Only this entity.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; shown by status.")
+@config_option
+@click.pass_context
+def pause(
+    context: click.Context,
+    names: tuple[str, ...],
+    every: bool,
+    entity: str | None,
+    reason: str,
+    config_path: str | None,
+) -> int:
+    """Write nothing for these instances until they are resumed; also after a restart.
+
+    It is remembered in the instance's database, with the time and the reason, and holds for every
+    host. The lock stays with whoever has it.
+
+    \b
+    Examples:
+      wpp-sync pause nunes --reason "restoring a backup"
+      wpp-sync pause --all --entity messages
+    """
+    operator = Operator(context, config_path)
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        from daemon import operations
+
+        return await operations.pause(instance, entity, reason)
+
+    body = {"reason": reason} | ({} if entity is None else {"entity": entity})
+    what = "paused" if entity is None else f"{entity} paused"
+    return _order(operator, operator.chosen(names, every), "pause", body, do, what)
+
+
+@click.command()
+@click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
+@all_option
+@click.option("--entity", metavar="ENTITY", help="Only this entity.")
+@config_option
+@click.pass_context
+def resume(
+    context: click.Context,
+    names: tuple[str, ...],
+    every: bool,
+    entity: str | None,
+    config_path: str | None,
+) -> int:
+    """Go on with these instances and all their entities, or with one entity.
+
+    \b
+    Examples:
+      wpp-sync resume nunes
+      wpp-sync resume --all
+    """
+    operator = Operator(context, config_path)
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        from daemon import operations
+
+        return await operations.resume(instance, entity)
+
+    body = {} if entity is None else {"entity": entity}
+    what = "resumed" if entity is None else f"{entity} resumed"
+    return _order(operator, operator.chosen(names, every), "resume", body, do, what)
+
+
+@click.command()
+@click.argument("names", metavar="INSTANCE... ROWS_PER_SECOND|off", nargs=-1, required=True)
+@all_option
+@config_option
+@click.pass_context
+def throttle(
+    context: click.Context, names: tuple[str, ...], every: bool, config_path: str | None
+) -> int:
+    """Write no more rows than so many in a second, for each instance; also after a restart.
+
+    \b
+    Examples:
+      wpp-sync throttle nunes 500
+      wpp-sync throttle --all 2000
+      wpp-sync throttle nunes off
+    """
+    *instances, pace = names
+    if pace != "off" and not (pace.isascii() and pace.isdigit()):
+        raise click.UsageError(f"ROWS_PER_SECOND is a whole number or off, not {pace!r}")
+    rows = None if pace == "off" else int(pace)
+    operator = Operator(context, config_path)
+
+    async def do(instance: Instance) -> dict[str, Any]:
+        from daemon import operations
+
+        return await operations.throttle(instance, rows)
+
+    what = "not throttled" if rows is None else f"at most {rows:,} rows per second"
+    body = {"rows_per_second": rows}
+    return _order(operator, operator.chosen(instances, every), "throttle", body, do, what)
+
+
+@click.command()
+@config_option
+@click.pass_context
+def reload(context: click.Context, config_path: str | None) -> None:
+    """Have the running daemon read its configuration again; only what differs is restarted.
+
+    The new configuration is checked whole first; a broken one is refused, and all goes on.
+    """
+    done = Operator(context, config_path).client.post("/v1/reload", {})
+    for what in ("added", "changed", "removed"):
+        if done[what]:
+            click.echo(f"{what:<10} {', '.join(done[what])}")
+    click.echo(f"untouched  {done['unchanged']}")
+
+
+def _order(
+    operator: Operator, names: Sequence[str], verb: str, body: dict[str, Any], do: Do, what: str
+) -> int:
+    def one(name: str) -> int:
+        done = operator.ask_or_do(name, lambda c, path: c.post(f"{path}/{verb}", body), do)
+        click.echo(f"{name}  {what}{'' if done['at_once'] else _LATER}")
+        return EXIT_OK
+
+    return each(names, one)

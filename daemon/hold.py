@@ -1,0 +1,153 @@
+"""This process's hold on one instance: the local connection that writes, with the lock on it.
+
+While another daemon has the lock, a connection stands by and asks for it again and again. Nothing
+is held that is not on the connection: when it is lost, the lock is, and all begins again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from daemon import config, db, hosts
+from daemon.aio import Clock, wait_first
+from daemon.db import Connection
+from daemon.errors import DatabaseError, StandbyError
+from daemon.hosts import Copier, Seats
+from daemon.lock import Lock
+
+_KEEP_SECONDS = 4.0
+"""So often at least the server hears of whoever has the lock."""
+
+_COPIER_SECONDS = 15.0
+"""So often, at the most, is written how many instances this daemon copies."""
+
+
+class Hold:
+    """The connection and the lock of one instance."""
+
+    def __init__(self, settings: config.Instance, seats: Seats, clock: Clock) -> None:
+        self.connection: Connection | None = None
+        """The one that carries the lock."""
+
+        self.copier: Copier | None = None
+        """Who copies the instance while this process stands by, as he has written it."""
+
+        self.asked_for = False
+        """Another daemon asks for the instance, and should have it."""
+
+        self._settings = settings
+        self._server = f"local {settings.name}"
+        self._note = f"{settings.name} copier"
+        self._seats = seats
+        self._clock = clock
+        self._lock = Lock(settings.name, settings.database, clock)
+        self._waiting: Connection | None = None
+        self._told_at, self._told = float("-inf"), 0
+        self._log = structlog.get_logger().bind(instance=settings.name)
+
+    @property
+    def usable(self) -> bool:
+        """This process has the lock."""
+        return self.connection is not None and self.connection.usable
+
+    async def take(self, *, daemon: bool) -> Connection:
+        """The connection, with the lock on it. Raises StandbyError, DatabaseError.
+
+        `daemon`: not a process that does one thing and ends, so that it is one of several that
+        share the instances.
+        """
+        if self.connection is not None and self.connection.usable:
+            return self.connection
+        self.connection = None
+        connection = await self._standing_by(daemon=daemon)
+        try:
+            await self._lock.take(connection)
+        except StandbyError:
+            self._seats.leave(self._settings.name)
+            await self._ask_for_it(connection, daemon=daemon)
+            raise
+        except BaseException:
+            await self.release()
+            raise
+        self._waiting = self.copier = None
+        self.asked_for = False
+        self.connection = connection
+        return connection
+
+    async def _standing_by(self, *, daemon: bool) -> Connection:
+        """A connection that may ask for the lock. Raises StandbyError when this daemon has enough
+        to do."""
+        name = self._settings.name
+        self._seats.leave(name)
+        if daemon and not self._seats.take(name):
+            await self.release()
+            raise StandbyError(
+                f"{name}: this daemon copies {self._seats.taken} instances already, its"
+                " sync.max_instances",
+                hint="another daemon with this configuration copies it, or none",
+            )
+        if self._waiting is None or not self._waiting.usable:
+            self._waiting = await db.connect(self._settings, self._server, "local")
+            if daemon:
+                # Also while it stands by: who asks for an instance and dies must not be given it.
+                await self._lock.bound_silence(self._waiting)
+        return self._waiting
+
+    async def _ask_for_it(self, connection: Connection, *, daemon: bool) -> None:
+        """Ask the daemon that has the lock for it, where it has many and this one has few."""
+        if not daemon:
+            await self.release()
+            return
+        self.copier = await hosts.read(connection, self._note)
+        theirs = 0 if self.copier is None else self.copier.instances
+        wanted = self._seats.wish(self._settings.name, theirs)
+        await self._lock.ask(connection, wanted=wanted)
+
+    async def tell_who_copies(self, connection: Connection, *, now: bool = False) -> None:
+        """So that other daemons know who it is, and how many instances he has."""
+        due = self._seats.taken != self._told and self._clock() - self._told_at >= _COPIER_SECONDS
+        if now or due:
+            self._told_at, self._told = self._clock(), self._seats.taken
+            await hosts.write(connection, self._seats, self._note)
+
+    async def keep(
+        self, stop: asyncio.Event, wake: asyncio.Event, *, busy: Callable[[], bool]
+    ) -> None:
+        """Keep the lock, whatever the instance waits for, and see who asks for it, until `stop`.
+
+        Not handed over while it is `busy`.
+        """
+        # Those of all instances spread over the interval.
+        pause = _KEEP_SECONDS * random.random()  # noqa: S311 - nothing secret depends on it
+        while not await wait_first(pause, stop):
+            pause = _KEEP_SECONDS
+            connection = self.connection
+            if connection is None or not connection.usable:
+                continue
+            try:
+                asked = await self._lock.asked_for(connection)
+            except DatabaseError as error:
+                # Whoever uses the connection next is told, too, and knows what to do.
+                self._log.debug("lock not kept", error=error.message)
+                continue
+            if asked and not busy() and self._seats.may_hand_over():
+                self.asked_for = True
+                wake.set()
+
+    async def release(self) -> None:
+        """Give the lock back, if we have it, and ask for it no more."""
+        held, self.connection = self.connection, None
+        waiting, self._waiting = self._waiting, None
+        self._seats.leave(self._settings.name)
+        self.asked_for = False
+        try:
+            if held is not None:
+                await self._lock.release(held)
+        finally:
+            for connection in (held, waiting):
+                if connection is not None:
+                    await connection.close()
