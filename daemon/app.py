@@ -24,12 +24,14 @@ from daemon.db import Pool
 from daemon.doors import Doors
 from daemon.errors import StoppedError, WppSyncError
 from daemon.hosts import Seats
-from daemon.http import ControlApi, public_app
+from daemon.http.control import ControlApi
+from daemon.http.public import PublicApi
 from daemon.instance import Instance, Intervals, Shared
 from daemon.metrics import Metrics
 from daemon.migrations import files
 from daemon.migrations.files import Catalogue
 from daemon.migrator import Migrating
+from daemon.recent import SAMPLE_SECONDS
 from daemon.reload import Changes
 from daemon.settle import Rule
 from daemon.supervisor import Supervisor
@@ -39,6 +41,9 @@ from daemon.systemd import Notifier, heartbeat, status_line
 _RESETS_AT_ONCE = 16
 
 _MIGRATING_AT_ONCE = 2
+
+_LOOK_SECONDS = 0.5
+"""So often the event loop's delay is measured."""
 
 VERSION = installed_version("wpp-sync")
 
@@ -169,9 +174,17 @@ class _Process:
         self._notifier = Notifier(os.environ)
         self._log = structlog.get_logger()
         self._reloading = asyncio.Lock()
+        self._started = False
         self._group = asyncio.TaskGroup()
         control = ControlApi(built.instances, built.catalogue, built.metrics, VERSION, self.reload)
-        self._doors = Doors(control.app, lambda: public_app(built.metrics))
+        public = PublicApi(
+            built.instances,
+            built.metrics,
+            VERSION,
+            serving=lambda: self._started and not self._stop.is_set(),
+            tells_status=lambda: built.config.http.status,
+        )
+        self._doors = Doors(control.app, public.app)
         self._supervisor = Supervisor(
             built.instances, backoff_max=built.config.sync.backoff_max, left=self._left
         )
@@ -194,6 +207,7 @@ class _Process:
                 control=str(config.control.socket) if config.control.socket else None,
                 http=self._doors.listening,
             )
+            self._started = True
             self._notifier.tell("READY=1", status_line(self._states()))
             await self._serve()
         finally:
@@ -210,6 +224,7 @@ class _Process:
             supervising = group.create_task(self._supervisor.run(self._stop), name="supervisor")
             leaving = group.create_task(self._now.wait(), name="leave now")
             notifying = group.create_task(self._tell_manager(), name="notify")
+            looking = group.create_task(self._look_on(), name="look on")
             await self._stop.wait()
             self._notifier.tell("STOPPING=1")
             clock = asyncio.get_running_loop().time
@@ -229,6 +244,7 @@ class _Process:
             answering.cancel()
             leaving.cancel()
             notifying.cancel()
+            looking.cancel()
 
     def _migrating(self) -> list[str]:
         """The statements of migrations that are under way: they are waited for."""
@@ -252,6 +268,19 @@ class _Process:
             )
             self._notifier.tell(*lines)
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
+
+    async def _look_on(self) -> None:
+        """Measure how late the event loop is, and count the rows of each instance."""
+        clock = asyncio.get_running_loop().time
+        sampled_at = float("-inf")
+        while True:
+            asked = clock() + _LOOK_SECONDS
+            await asyncio.sleep(_LOOK_SECONDS)
+            self._built.metrics.event_loop_delay.observe(max(0.0, clock() - asked))
+            if clock() - sampled_at >= SAMPLE_SECONDS:
+                sampled_at = clock()
+                for instance in self._built.instances.values():
+                    instance.recent.sample(instance.rows_written)
 
     def _leave(self, number: signal.Signals) -> None:
         """The first TERM or INT lets the running batches finish, a second one does not."""
@@ -288,6 +317,7 @@ class _Process:
             try:
                 return await self._reload()
             except WppSyncError as error:
+                self._built.metrics.reload_success.set(0)
                 self._log.error("reload refused", error=error.message, hint=error.hint)
                 raise
             finally:
@@ -309,6 +339,7 @@ class _Process:
         if changes.log:
             log.set_up(new.log.level, new.log.format)
         told = changes.told()
+        built.metrics.reload_success.set(1)
         self._log.info("reloaded", config=str(new.path), **told)
         return told
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
@@ -31,6 +32,14 @@ from daemon.errors import (
 from daemon.sql import Row, Statement
 
 Role = Literal["central", "local"]
+
+_open: Counter[Role] = Counter()
+
+
+def open_connections() -> Mapping[Role, int]:
+    """How many connections this process has open, to central and to local servers."""
+    return {"central": _open["central"], "local": _open["local"]}
+
 
 # Error numbers: MySQL "Server Error Message Reference", MariaDB "Error Codes", client 2000 and up.
 _TRANSIENT = frozenset(
@@ -150,11 +159,11 @@ class Connection:
     """One connection with its session set up. Statements of two tasks come one after the other;
     a transaction is for one task."""
 
-    def __init__(self, raw: Any, server: Server, name: str) -> None:
+    def __init__(self, raw: Any, server: Server, name: str, role: Role) -> None:
         self._raw = raw
         self._timeout = server.statement_timeout
         self._server = server
-        self.role: Role = "local"
+        self.role = role
         self.name = name
         """Which server, in the operator's words: "central", "local nunes"."""
 
@@ -169,6 +178,7 @@ class Connection:
 
         self.used_at = asyncio.get_running_loop().time()
         self._free = asyncio.Lock()
+        _open[role] += 1
 
     @property
     def usable(self) -> bool:
@@ -179,6 +189,7 @@ class Connection:
         """Close at once, without a word to the server. Safe to call again."""
         raw, self._raw = self._raw, None
         if raw is not None:
+            _open[self.role] -= 1
             transport = raw._transport
             raw.close()
             if transport is not None:
@@ -363,8 +374,7 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
                 raise asyncio.CancelledError
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
-    connection = Connection(raw, server, name)
-    connection.role = role
+    connection = Connection(raw, server, name, role)
     try:
         await connection.set_up()
     except BaseException:

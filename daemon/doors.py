@@ -63,8 +63,8 @@ class Doors:
             await asyncio.wait(self._closing)
 
     async def _move_public(self, wanted: Http) -> None:
-        if wanted == self._http:
-            return
+        if wanted.listen == self._http.listen:
+            return  # what else stands there is asked with each request
         old, before = self._public_runner, self._http
         # One port cannot be listened on twice, also not for another address.
         in_the_way = old is not None and wanted.listen is not None and wanted.port == before.port

@@ -9,10 +9,11 @@ and the next pass starts from the state row.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -26,6 +27,7 @@ from daemon.errors import (
     DatabaseError,
     MissingError,
     PausedError,
+    RewoundError,
     SchemaError,
     StandbyError,
     StoppedError,
@@ -37,7 +39,9 @@ from daemon.hosts import Seats
 from daemon.metrics import Metrics
 from daemon.migrator import Migrating, Migrator
 from daemon.orders import Orders
+from daemon.recent import Recent
 from daemon.schema import Plan, Table
+from daemon.seen import EntitySeen, InstanceSeen
 from daemon.state import State
 from daemon.sync import quarantine
 from daemon.sync.commit import Committed, Committer
@@ -130,7 +134,6 @@ class Instance:
     def __init__(self, settings: config.Instance, shared: Shared) -> None:
         self.settings = settings
         self.name = settings.name
-        self.server = f"local {self.name}"
         self.state: InstanceState = "starting"
         self.error: WppSyncError | None = None
         self.migrator = Migrator(self.name, shared.migrating, shared.metrics)
@@ -148,6 +151,7 @@ class Instance:
         """Rows in quarantine, by entity, as last known."""
 
         self.rows_written = 0
+        self.recent = Recent()
         self.running = False
         """This process runs the instance's loop: what is in memory is the truth about it."""
 
@@ -190,7 +194,11 @@ class Instance:
         self._heartbeat_at = self._clock()
         self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
-        self._set_state("starting")
+
+    @property
+    def server(self) -> str:
+        """Its database, in the operator's words."""
+        return f"local {self.name}"
 
     @property
     def entities(self) -> Mapping[str, Entity]:
@@ -239,10 +247,51 @@ class Instance:
         is not copied yet. 0 when it has reached it; while passes fail it grows. Of an entity that
         is compared whole: how old the last comparison is."""
         motion = self.motions.get(entity)
-        behind = motion is None or self.error is not None or not motion.caught_up
-        if behind or self.entities[entity].motion == "whole":
+        stands = self.error is not None or entity in self.orders.pauses
+        if (
+            stands
+            or motion is None
+            or not motion.caught_up
+            or self.entities[entity].motion == "whole"
+        ):
             return max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
         return 0.0
+
+    def seen(self) -> InstanceSeen:
+        """What is true of it now; from memory."""
+        copies = self.state != "standby"
+        return InstanceSeen(
+            self.name,
+            self.state,
+            {name: self._seen(name) for name in self.entities} if copies else {},
+            last_success_timestamp_seconds=self.recent.succeeded_at,
+            migrations_pending=len(self.migrator.pending) if copies else None,
+        )
+
+    def _seen(self, entity: str) -> EntitySeen:
+        motion, error = self.motions.get(entity), self.entity_errors.get(entity)
+        paused = self.orders.pause is not None or entity in self.orders.pauses
+        follows = self.entities[entity].motion == "incremental"
+        common = EntitySeen(
+            lag_seconds=self.lag_seconds(entity),
+            quarantined_rows=self.quarantined.get(entity),
+            rewound=isinstance(error, RewoundError) if follows else None,
+            entity_failed=entity in self.errors,
+            entity_paused=paused,
+        )
+        if motion is None:
+            return common
+        resynced, at = motion.resync_progress, motion.compared_once_at
+        return replace(
+            common,
+            lag_rows=motion.lag_rows if follows else None,
+            last_synced_id=motion.state.last_synced_id if follows else None,
+            settled_id=motion.settled if follows else None,
+            compared_timestamp_seconds=None if at is None else time.time() - self._clock() + at,
+            reconcile_progress_ratio=1.0 if motion.round is None else motion.round.progress,
+            resync_progress_ratio=1.0 if resynced is None else resynced,
+            hot_rows=motion.hot.rows if motion.hot else None,
+        )
 
     def expect_new_rows(self) -> None:
         """The next pass asks central anew where its tables end, and compares whole entities now."""
@@ -279,8 +328,8 @@ class Instance:
     def broke(self, error: WppSyncError) -> None:
         """An error that nobody foresaw has ended the loop."""
         self.error = error
-        self._metrics.errors.labels(self.name, error.code).inc()
-        self._set_state("failed")
+        self._count(error)
+        self.state = "failed"
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -303,19 +352,18 @@ class Instance:
         if self.hold.asked_for:
             self._log.info("handed over", instances=self._shared.seats.taken)
             await self.close()
-            self._set_state("standby")
+            self.state = "standby"
             return _AWAY_SECONDS
         try:
             result = await self._bounded_pass(stop)
         except PausedError:
             self.error = None
-            self._age()
             return jittered(HEARTBEAT_SECONDS)
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
             self.error = None
-            self._set_state("standby")
+            self.state = "standby"
             return jittered(STANDBY_SECONDS)
         except StoppedError:
             return 0.0
@@ -324,8 +372,8 @@ class Instance:
             pause = backoff.next() if transient else jittered(SLOW_RETRY_SECONDS)
             if isinstance(error, TransientError):
                 pause = max(pause, error.retry_after)
-            self._metrics.errors.labels(self.name, error.code).inc()
-            self._set_state("backoff" if transient else "failed")
+            self._count(error)
+            self.state = "backoff" if transient else "failed"
             if not transient or backoff.speak() or self.error is None:
                 self._log.error(
                     "pass failed", code=error.code, error=error.message, hint=error.hint,
@@ -334,7 +382,6 @@ class Instance:
             if self.error is not None:
                 error.since = self.error.since
             self.error = error
-            self._age()
             return pause
         failures = backoff.reset()
         if failures:
@@ -355,12 +402,6 @@ class Instance:
             ) from error
         finally:
             self._turn_limit = None
-
-    def _age(self) -> None:
-        """Nothing is copied now: the lag grows."""
-        for entity in self.entities:
-            lag = self.lag_seconds(entity)
-            self._metrics.lag_seconds.labels(self.name, entity).set(lag)
 
     async def keep(self, stop: asyncio.Event) -> None:
         """Beside `run`: keep the lock, whatever the instance waits for."""
@@ -452,17 +493,17 @@ class Instance:
                 if motion.caught_up:
                     at = motion.compared_at if motion.incremental is None else None
                     self._caught_up_at[entity] = self._clock() if at is None else at
-                self._gauges(entity, motion)
+                self.quarantined[entity] = len(motion.quarantined)
                 self._learnt[entity].replanned = False
                 if self.entity_errors.pop(entity, None) is not None:
                     self._log.info("entity recovered", entity=entity)
         if self.errors:
             self.error = next(iter(self.errors.values()))
-            self._set_state("failed")
+            self.state = "failed"
         else:
             self.error = None
-            self._metrics.last_success.labels(self.name).set_to_current_time()
-            self._set_state("syncing" if result.more else "idle")
+            self.recent.succeeded()
+            self.state = "syncing" if result.more else "idle"
 
     def _entity_failed(self, entity: str, error: WppSyncError) -> None:
         mends_itself = isinstance(error, SchemaError | MissingError)
@@ -475,29 +516,18 @@ class Instance:
             )  # fmt: skip
         else:
             error.since = known.since
-        self._metrics.errors.labels(self.name, error.code).inc()
+        self._count(error, entity)
         self.entity_errors[entity] = error
         self._retry_at[entity] = self._clock() + jittered(pause)
 
-    def _gauges(self, entity: str, motion: Motion) -> None:
-        labels = (self.name, entity)
-        self._metrics.last_synced_id.labels(*labels).set(motion.state.last_synced_id)
-        self._metrics.settled_id.labels(*labels).set(motion.settled)
-        self._metrics.lag_rows.labels(*labels).set(motion.lag_rows)
-        self._metrics.quarantined_rows.labels(*labels).set(len(motion.quarantined))
-        self.quarantined[entity] = len(motion.quarantined)
-        self._metrics.lag_seconds.labels(*labels).set(self.lag_seconds(entity))
-        progress = motion.round.progress if motion.round is not None else 1.0
-        self._metrics.reconcile_progress.labels(*labels).set(progress)
-        resynced = motion.resync_progress
-        self._metrics.resync_progress.labels(*labels).set(1.0 if resynced is None else resynced)
-        if motion.hot is not None:
-            self._metrics.hot_rows.labels(*labels).set(motion.hot.rows)
+    def _count(self, error: WppSyncError, entity: str = "") -> None:
+        self._metrics.errors.labels(self.name, error.code).inc()
+        self.recent.suffered(error, entity)
 
     def _committed(self, commit: Committed) -> None:
         """After each local transaction."""
         if self.state != "syncing":
-            self._set_state("syncing")
+            self.state = "syncing"
         labels = (self.name, commit.entity)
         self._metrics.rows.labels(*labels, "upsert").inc(commit.rows)
         self._metrics.rows.labels(*labels, "delete").inc(commit.deleted)
@@ -514,7 +544,7 @@ class Instance:
         motion = self.motions.get(commit.entity)
         if motion is not None:
             self.states[commit.entity] = motion.state
-            self._gauges(commit.entity, motion)
+            self.quarantined[commit.entity] = len(motion.quarantined)
         self._log.debug(
             "batch", entity=commit.entity, rows=commit.rows, deleted=commit.deleted,
             seconds=round(commit.seconds, 4), last_synced_id=commit.last_synced_id,
@@ -522,10 +552,6 @@ class Instance:
         )  # fmt: skip
         if self.listener is not None:
             self.listener(commit)
-
-    def _set_state(self, new: InstanceState) -> None:
-        self.state = new
-        self._metrics.state(self.name, new)
 
     # --- the local connection -------------------------------------------------------------------
 
@@ -576,7 +602,7 @@ class Instance:
                 await motion.save()
             self._forget_motions()
             self._ready = False  # what is pending then is migrated when it goes on
-            self._set_state("paused")
+            self.state = "paused"
             self.orders.refuse_if_paused(self.name)
 
     @staticmethod
@@ -607,14 +633,14 @@ class Instance:
                 await self._migrate(connection, stop)
             else:
                 await self._open(stop)
-            self._set_state("idle")
+            self.state = "idle"
             return list(self.migrator.ran)
 
     async def _migrate(self, connection: Connection, stop: asyncio.Event) -> None:
         await self.migrator.migrate(connection, stop, self._migration_begins)
 
     def _migration_begins(self) -> None:
-        self._set_state("migrating")
+        self.state = "migrating"
         if self._turn_limit is not None:
             self._turn_limit.reschedule(None)  # the table may have any size
 

@@ -1,19 +1,48 @@
-"""Every metric, declared once. The label is `wpp_instance`: Prometheus owns `instance`."""
+"""Every metric, declared once: its name, its labels and what it says. The label is `wpp_instance`:
+Prometheus owns `instance`.
+
+Counters and histograms add up what happens, where it happens. What is true at a moment (a lag, a
+state) stands in `daemon.seen`.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    PlatformCollector,
+    ProcessCollector,
     disable_created_metrics,
+    generate_latest,
 )
+
+from daemon import db, seen
+from daemon.seen import EACH, INSTANCE, PREFIX, InstanceSeen
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that no query uses
 
 _DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-STATES = ("starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One metric as it is documented."""
+
+    name: str
+    kind: str
+    """counter, gauge or histogram."""
+
+    labels: tuple[str, ...]
+    says: str
 
 
 class Metrics:
@@ -21,116 +50,90 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        each = ["wpp_instance", "entity"]
-        self.rows = Counter(
-            "wpp_sync_rows", "Rows written to local tables.", [*each, "operation"], registry=r
+        self._declared: list[Declared] = []
+        self._forgettable: list[Counter] = []
+        self.rows = self._counter("rows", "Rows written to local tables.", *EACH, "operation")
+        self.late_rows = self._counter(
+            "late_rows", "Rows that became visible below the position.", *EACH
         )
-        self.reconcile_differences = Counter(
-            "wpp_sync_reconcile_differences",
+        self.reconcile_differences = self._counter(
+            "reconcile_differences",
             "Rows that differed from central when both sides were compared.",
-            [*each, "kind"],
-            registry=r,
+            *EACH,
+            "kind",
         )
-        self.reconcile_chunks = Counter(
-            "wpp_sync_reconcile_chunks", "Chunks of tables compared.", each, registry=r
+        self.reconcile_chunks = self._counter(
+            "reconcile_chunks", "Chunks of tables compared.", *EACH
         )
-        self.reconcile_progress = Gauge(
-            "wpp_sync_reconcile_progress_ratio",
-            "How much of the table the running comparison has done; 1 when none runs.",
-            each,
-            registry=r,
+        self.errors = self._counter("errors", "Errors by kind.", *INSTANCE, "kind")
+        self.migrations_applied = self._counter(
+            "migrations_applied", "Migrations put in effect.", *INSTANCE
         )
-        self.resync_progress = Gauge(
-            "wpp_sync_resync_progress_ratio",
-            "How much of a full resync is done; 1 when none is under way.",
-            each,
-            registry=r,
+        self.resets = self._counter("resets", "Resets by trigger.", "trigger")
+        self.batch_duration = self._histogram(
+            "batch_duration_seconds", "Local transaction of one batch.", "entity"
         )
-        self.hot_rows = Gauge(
-            "wpp_sync_hot_rows", "Rows that are compared every few seconds.", each, registry=r
-        )
-        self.late_rows = Counter(
-            "wpp_sync_late_rows", "Rows that became visible below the position.", each, registry=r
-        )
-        self.batch_duration = Histogram(
-            "wpp_sync_batch_duration_seconds",
-            "Local transaction of one batch.",
-            ["entity"],
-            buckets=_DURATIONS,
-            registry=r,
-        )
-        self.pass_duration = Histogram(
-            "wpp_sync_pass_duration_seconds",
+        self.pass_duration = self._histogram(
+            "pass_duration_seconds",
             "One pass over an instance's entities that had something to do.",
-            buckets=_DURATIONS,
-            registry=r,
         )
-        self.last_synced_id = Gauge("wpp_sync_last_synced_id", "The watermark.", each, registry=r)
-        self.settled_id = Gauge(
-            "wpp_sync_settled_id",
-            "Up to here every row is copied, late ones too.",
-            each,
-            registry=r,
+        self.central_queries = self._counter(
+            "central_queries", "Statements sent to central.", "kind"
         )
-        self.lag_rows = Gauge(
-            "wpp_sync_lag_rows", "Central rows not copied yet, as last counted.", each, registry=r
+        self.central_query_duration = self._histogram(
+            "central_query_duration_seconds", "Time until central had answered.", "kind"
         )
-        self.lag_seconds = Gauge(
-            "wpp_sync_lag_seconds", "Age of the first central id not read yet.", each, registry=r
-        )
-        self.quarantined_rows = Gauge(
-            "wpp_sync_quarantined_rows", "Rows that the local table refuses.", each, registry=r
-        )
-        self.last_success = Gauge(
-            "wpp_sync_last_success_timestamp_seconds",
-            "When a pass last ended without an error.",
-            ["wpp_instance"],
-            registry=r,
-        )
-        self.errors = Counter(
-            "wpp_sync_errors", "Errors by kind.", ["wpp_instance", "kind"], registry=r
-        )
-        self.migrations_applied = Counter(
-            "wpp_sync_migrations_applied", "Migrations put in effect.", ["wpp_instance"], registry=r
-        )
-        self.resets = Counter("wpp_sync_resets", "Resets by trigger.", ["trigger"], registry=r)
-        self.instance_state = Gauge(
-            "wpp_sync_instance_state", "1 for the state it is in.", ["wpp_instance", "state"],
-            registry=r,
-        )  # fmt: skip
-        self.oldest_in_flight = Gauge(
-            "wpp_sync_oldest_in_flight_seconds",
+        self.oldest_in_flight = self._gauge(
+            "oldest_in_flight_seconds",
             "How long the lowest id in flight in a central table has been so; 0 when none is.",
-            ["table"],
-            registry=r,
+            "table",
         )
-        self.central_queries = Counter(
-            "wpp_sync_central_queries", "Statements sent to central.", ["kind"], registry=r
+        self._connections = self._gauge(
+            "connections", "Open connections, to central or to local servers.", "server"
         )
-        self.central_query_duration = Histogram(
-            "wpp_sync_central_query_duration_seconds",
-            "Time until central had answered.",
-            ["kind"],
-            buckets=_DURATIONS,
-            registry=r,
+        self.event_loop_delay = self._histogram(
+            "event_loop_delay_seconds", "How much later than asked for the event loop woke up."
         )
-        build = Gauge(
-            "wpp_sync_build_info", "1; the version is the label.", ["version"], registry=r
+        self.reload_success = self._gauge(
+            "config_reload_success", "1 when the last reload was taken over, 0 when it was refused."
         )
-        build.labels(version).set(1)
+        self.reload_success.set(1)
+        self._gauge("started_timestamp_seconds", "When this process began.").set(time.time())
+        self._gauge("build_info", "1; the version is the label.", "version").labels(version).set(1)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
 
-    def state(self, instance: str, state: str) -> None:
-        """Note the state of an instance."""
-        for name in STATES:
-            self.instance_state.labels(instance, name).set(1 if name == state else 0)
+    def exposition(self, instances: Iterable[InstanceSeen]) -> bytes:
+        """All metrics in Prometheus' text format, with what is true of these instances now."""
+        for role, number in db.open_connections().items():
+            self._connections.labels(role).set(number)
+        text: bytes = generate_latest(self.registry)
+        return text + "".join(seen.written(list(instances))).encode()
 
     def forget(self, instance: str) -> None:
-        """Remove every series of an instance that is gone."""
-        for metric in (
-            self.rows, self.late_rows, self.last_synced_id, self.settled_id, self.lag_rows,
-            self.lag_seconds, self.quarantined_rows, self.last_success, self.errors,
-            self.migrations_applied, self.instance_state, self.reconcile_differences,
-            self.reconcile_chunks, self.reconcile_progress, self.resync_progress, self.hot_rows,
-        ):  # fmt: skip
+        """Remove what was counted for an instance that is gone."""
+        for metric in self._forgettable:
             metric.remove_by_labels({"wpp_instance": instance})
+
+    @property
+    def declared(self) -> list[Declared]:
+        """Every metric of ours, by name."""
+        looked_at = [Declared(name, "gauge", labels, says) for name, labels, says in seen.GAUGES]
+        return sorted([*self._declared, *looked_at], key=lambda each: each.name)
+
+    # --- declaring --------------------------------------------------------------------------------
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        self._declared.append(Declared(f"{PREFIX}{name}_total", "counter", labels, says))
+        counter = Counter(PREFIX + name, says, labels, registry=self.registry)
+        if INSTANCE[0] in labels:
+            self._forgettable.append(counter)
+        return counter
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        self._declared.append(Declared(PREFIX + name, "gauge", labels, says))
+        return Gauge(PREFIX + name, says, labels, registry=self.registry)
+
+    def _histogram(self, name: str, says: str, *labels: str) -> Histogram:
+        self._declared.append(Declared(PREFIX + name, "histogram", labels, says))
+        return Histogram(PREFIX + name, says, labels, buckets=_DURATIONS, registry=self.registry)

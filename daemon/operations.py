@@ -62,6 +62,11 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
         return _status(instance, "failed", {}, error)
 
 
+async def get_all_status(instances: Mapping[str, Instance]) -> dict[str, Any]:
+    """The status of each of these."""
+    return {"instances": [await get_sync_status(each) for each in list(instances.values())]}
+
+
 async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
     """The next pass re-pulls this entity, or `all` of them, from the start (an entity without a
     watermark is compared whole).

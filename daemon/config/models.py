@@ -194,6 +194,9 @@ class Http(Section):
     listen: Listen | None = "127.0.0.1:9188"
     """`host:port`, an IPv6 address in brackets, port 0 for any free one; None switches it off."""
 
+    status: bool = False
+    """Whether /v1/status is told here, too: with every detail, and without asking who asks."""
+
     @property
     def host(self) -> str:
         """The address without brackets. ValueError if it is switched off."""

@@ -69,7 +69,10 @@ class Motion:
         """A comparison that somebody has asked for."""
 
         self.compared_at: float | None = None
-        """When the last one ended, in seconds of the clock."""
+        """When the last one of this motion ended, in seconds of the clock."""
+
+        self.compared_once_at = None if remembered.age is None else clock() - remembered.age
+        """When the last one ended, perhaps before this process began."""
 
         self.end_is_written = remembered.age is not None
         """The state row says that a round has ended. Where it does no more, somebody has reset the
@@ -278,7 +281,7 @@ class Motion:
     async def _end_round(self, done: Reconcile) -> None:
         self.round = None  # one that was under way has nothing to do any more, either
         self._done = max(done.since, self._done)
-        self.compared_at = self._clock()
+        self.compared_at = self.compared_once_at = self._clock()
         if self.incremental is not None:
             self._derived_todo, self._derived_after = list(self.committer.derived), None
         elif self.state.resync:

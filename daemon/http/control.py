@@ -1,5 +1,4 @@
-"""The HTTP applications: control, for the Unix socket; metrics and health, for TCP. Verbs map to
-operations; no logic. Where they listen: `daemon.doors`."""
+"""The control socket's application. Verbs map to operations; no logic."""
 
 from __future__ import annotations
 
@@ -15,20 +14,13 @@ from typing import Any
 import structlog
 import yaml
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from daemon import operations
-from daemon.errors import (
-    DatabaseError,
-    UsageError,
-    WppSyncError,
-    internal,
-)
+from daemon.errors import UsageError, WppSyncError
+from daemon.http.answers import MAX_BODY, Handler, bug, errors_as_json, json_answer, status_of
 from daemon.instance import Instance
 from daemon.metrics import Metrics
 from daemon.migrations.files import Catalogue
-
-_MAX_BODY = 64 * 1024
 
 _BODY_SECONDS = 10.0
 """So long a request's body may take."""
@@ -38,48 +30,8 @@ _PROGRESS_SECONDS = 0.5
 
 JSON_LINES = "application/x-ndjson"
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Work = Callable[[asyncio.Event], Awaitable[dict[str, Any]]]
 """An operation that ends after its batch when the event is set; its answer."""
-
-
-def _json(data: object, status: int = 200) -> web.Response:
-    # Escaped to ASCII: what a client sent, half a surrogate pair, say, may stand in an error.
-    return web.json_response(data, status=status)
-
-
-def _error(status: int, code: str, message: str, hint: str = "") -> web.Response:
-    return _json({"error": {"code": code, "message": message, "hint": hint}}, status)
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error is an object with code, message and hint."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return _error(error.status, "http", f"{error.status} {error.reason}")
-    except WppSyncError as error:
-        return _error(_status_of(error, request), error.code, error.message, error.hint)
-    except ConnectionResetError:
-        return web.Response(status=400)  # nobody is there to read it
-    except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
-        told = _bug(error, request)
-        return _error(500, told.code, told.message, told.hint)
-
-
-def _bug(error: Exception, request: web.Request) -> WppSyncError:
-    told = internal(error)
-    structlog.get_logger().error("request failed", path=request.raw_path, error=told.message)
-    return told
-
-
-def _status_of(error: WppSyncError, request: web.Request) -> int:
-    if isinstance(error, UsageError):
-        missing = "instance" in request.match_info and error.message.startswith("there is no")
-        return 404 if missing else 400
-    # Everything else is a state of things that may change: a server, a lock, a file.
-    return 503 if isinstance(error, DatabaseError) else 409
 
 
 @web.middleware
@@ -119,10 +71,8 @@ class ControlApi:
 
     def app(self) -> web.Application:
         """The application with its routes."""
-        app = web.Application(
-            middlewares=[_errors_as_json, _log_who_asks], client_max_size=_MAX_BODY
-        )
-        one = "/v1/instances/{instance}"
+        app = web.Application(middlewares=[errors_as_json, _log_who_asks], client_max_size=MAX_BODY)
+        one = "/v1/instances/{instance:[^/]+}"
         app.add_routes(
             [
                 web.get("/v1/openapi.json", self._openapi),
@@ -152,21 +102,23 @@ class ControlApi:
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         described = resources.files("daemon").joinpath("openapi.yaml").read_text()
-        return _json(yaml.safe_load(described))
+        return json_answer(yaml.safe_load(described))
 
     async def _alive(self, _request: web.Request) -> web.Response:
-        return _json({"version": self._version, "instances": list(self._instances)})
+        return json_answer({"version": self._version, "instances": list(self._instances)})
 
     async def _status(self, _request: web.Request) -> web.Response:
         instances = list(self._instances.values())
-        return _json({"instances": [await operations.get_sync_status(each) for each in instances]})
+        return json_answer(
+            {"instances": [await operations.get_sync_status(each) for each in instances]}
+        )
 
     async def _instance(self, request: web.Request) -> web.Response:
-        return _json(await operations.get_sync_status(self._pick(request)))
+        return json_answer(await operations.get_sync_status(self._pick(request)))
 
     async def _quarantine(self, request: web.Request) -> web.Response:
         found = await operations.list_quarantine(self._pick(request))
-        return _json({"rows": [asdict(entry) for entry in found]})
+        return json_answer({"rows": [asdict(entry) for entry in found]})
 
     # --- what takes its time ----------------------------------------------------------------------
 
@@ -191,7 +143,7 @@ class ControlApi:
         begun = await operations.force_full_resync(instance)
         self._metrics.resets.labels("control").inc()
         if not _wants_lines(request):
-            return _json({"resync": begun})
+            return json_answer({"resync": begun})
 
         async def work(stop: asyncio.Event) -> dict[str, Any]:
             finished = await operations.wait_for_resync(instance, stop)
@@ -220,13 +172,13 @@ class ControlApi:
         self._catalogue.read_again()  # a new file is why somebody asks
         done = await operations.migrate(instance, instance.stop)
         instance.wake.set()
-        return _json(done)
+        return json_answer(done)
 
     # --- orders -----------------------------------------------------------------------------------
 
     async def _reload_config(self, request: web.Request) -> web.Response:
         await _body(request, set())
-        return _json(await self._reload())
+        return json_answer(await self._reload())
 
     async def _reset(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -235,7 +187,7 @@ class ControlApi:
             raise UsageError("which entity?", hint='{"entity": "messages"}, or "all"')
         done = await operations.reset_sync_state(instance, entity)
         self._metrics.resets.labels("control").inc()
-        return _json({"reset": done})
+        return json_answer({"reset": done})
 
     async def _pause(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -243,14 +195,14 @@ class ControlApi:
         entity, reason = body.get("entity"), body.get("reason", "")
         if not isinstance(entity, str | None) or not isinstance(reason, str):
             raise UsageError("pause what?", hint='{"entity": "messages", "reason": "…"}; or {}')
-        return _json(await operations.pause(instance, entity, reason))
+        return json_answer(await operations.pause(instance, entity, reason))
 
     async def _resume(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
         entity = (await _body(request, {"entity"})).get("entity")
         if not isinstance(entity, str | None):
             raise UsageError("resume what?", hint='{"entity": "messages"}; or {} for all')
-        return _json(await operations.resume(instance, entity))
+        return json_answer(await operations.resume(instance, entity))
 
     async def _throttle(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -260,12 +212,12 @@ class ControlApi:
             raise UsageError(
                 "how many rows per second?", hint='{"rows_per_second": 500}; null: no bound'
             )
-        return _json(await operations.throttle(instance, rate))
+        return json_answer(await operations.throttle(instance, rate))
 
     async def _retry(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
         await _body(request, set())
-        return _json({"left": await operations.retry_quarantine(instance, instance.stop)})
+        return json_answer({"left": await operations.retry_quarantine(instance, instance.stop)})
 
     async def _discard(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -276,7 +228,9 @@ class ControlApi:
             raise UsageError(
                 "which rows?", hint='{"entity": "messages", "ids": [7]}; without ids all of them'
             )
-        return _json({"discarded": await operations.discard_quarantine(instance, entity, ids)})
+        return json_answer(
+            {"discarded": await operations.discard_quarantine(instance, entity, ids)}
+        )
 
 
 async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:
@@ -314,7 +268,7 @@ async def _long(request: web.Request, instance: Instance, work: Work) -> web.Str
     A client of lines who goes away ends the work after its batch.
     """
     if not _wants_lines(request):
-        return _json(await work(instance.stop))
+        return json_answer(await work(instance.stop))
     response = web.StreamResponse(headers={"Content-Type": JSON_LINES})
     await response.prepare(request)
     stop = asyncio.Event()
@@ -340,10 +294,10 @@ def _outcome(working: asyncio.Future[dict[str, Any]], request: web.Request) -> d
     try:
         return {"done": working.result()}
     except WppSyncError as error:
-        status = _status_of(error, request)
+        status = status_of(error, request)
         told = error
     except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
-        status, told = 500, _bug(error, request)
+        status, told = 500, bug(error, request)
     about = {"code": told.code, "message": told.message, "hint": told.hint}
     return {"error": about, "status": status}
 
@@ -355,22 +309,3 @@ def _progress(status: dict[str, Any]) -> dict[str, Any]:
 
 def _line(data: dict[str, Any]) -> bytes:
     return json.dumps(data).encode() + b"\n"
-
-
-# --- for everyone ---------------------------------------------------------------------------------
-
-
-def public_app(metrics: Metrics) -> web.Application:
-    """Metrics and health, for the TCP port."""
-
-    async def show_metrics(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
-
-    async def healthz(_request: web.Request) -> web.Response:
-        return _json({"status": "ok"})  # that it answers is the news: the event loop lives
-
-    app = web.Application(middlewares=[_errors_as_json], client_max_size=_MAX_BODY)
-    app.add_routes([web.get("/metrics", show_metrics), web.get("/healthz", healthz)])
-    return app

@@ -1,0 +1,54 @@
+"""What all answers have in common: JSON, and errors as objects with code, message and hint."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from daemon.errors import DatabaseError, UsageError, WppSyncError, internal
+
+MAX_BODY = 64 * 1024
+"""Bytes of a request's body."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_answer(data: object, status: int = 200) -> web.Response:
+    # Escaped to ASCII: what a client sent, half a surrogate pair, say, may stand in an error.
+    return web.json_response(data, status=status)
+
+
+def error_answer(status: int, code: str, message: str, hint: str = "") -> web.Response:
+    return json_answer({"error": {"code": code, "message": message, "hint": hint}}, status)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error is an object with code, message and hint."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return error_answer(error.status, "http", f"{error.status} {error.reason}")
+    except WppSyncError as error:
+        return error_answer(status_of(error, request), error.code, error.message, error.hint)
+    except ConnectionResetError:
+        return web.Response(status=400)  # nobody is there to read it
+    except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
+        told = bug(error, request)
+        return error_answer(500, told.code, told.message, told.hint)
+
+
+def bug(error: Exception, request: web.Request) -> WppSyncError:
+    told = internal(error)
+    structlog.get_logger().error("request failed", path=request.raw_path, error=told.message)
+    return told
+
+
+def status_of(error: WppSyncError, request: web.Request) -> int:
+    if isinstance(error, UsageError):
+        missing = "instance" in request.match_info and error.message.startswith("there is no")
+        return 404 if missing else 400
+    # Everything else is a state of things that may change: a server, a lock, a file.
+    return 503 if isinstance(error, DatabaseError) else 409

@@ -1,0 +1,157 @@
+"""The TCP port's application: metrics, health and the status page. It is only read from.
+
+Who may reach the port sees the names of the instances and how they are, and no row of theirs; by
+default that is this machine alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from daemon import operations, page
+from daemon.errors import UsageError
+from daemon.http.answers import MAX_BODY, Handler, error_answer, errors_as_json, json_answer
+from daemon.instance import Instance
+from daemon.metrics import CONTENT_TYPE, Metrics
+
+_HEADERS = {
+    "Content-Security-Policy": page.POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+_STATIC = {"/style.css": "text/css", "/refresh.js": "text/javascript"}
+
+# With these a server has answered, or will not be asked.
+_CONNECTED = frozenset({"migrating", "syncing", "idle", "paused", "standby"})
+
+
+class PublicApi:
+    """The handlers of the TCP port."""
+
+    def __init__(
+        self,
+        instances: Mapping[str, Instance],
+        metrics: Metrics,
+        version: str,
+        *,
+        serving: Callable[[], bool],
+        tells_status: Callable[[], bool],
+    ) -> None:
+        """`instances` may change meanwhile. `serving`: the process has started and does not stop;
+        `tells_status`: /v1/status is allowed here."""
+        self._instances = instances
+        self._metrics = metrics
+        self._version = version
+        self._serving = serving
+        self._tells_status = tells_status
+        self._was_ready = False
+
+    def app(self) -> web.Application:
+        """The application with its routes."""
+        app = web.Application(middlewares=[_headers, errors_as_json], client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.get("/", self._overview),
+                web.get("/instances/{instance:[^/]+}", self._instance),
+                *(web.get(path, _static) for path in _STATIC),
+                web.get("/metrics", self._show_metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/v1/status", self._status),
+            ]
+        )
+        return app
+
+    # --- for machines -----------------------------------------------------------------------------
+
+    async def _show_metrics(self, _request: web.Request) -> web.Response:
+        seen = [instance.seen() for instance in self._instances.values()]
+        return web.Response(
+            body=self._metrics.exposition(seen), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        """That it answers says that the event loop lives; it tells of the instances' loops, too."""
+        stalled = [name for name, each in self._instances.items() if each.stalled]
+        reasons = [f"{name}: its loop does not go on" for name in stalled]
+        told = {"status": "stalled" if stalled else "ok", "reasons": reasons}
+        return json_answer(told, 503 if stalled else 200)
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reasons = self._not_ready()
+        told = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+        return json_answer(told, 503 if reasons else 200)
+
+    def _not_ready(self) -> list[str]:
+        """Why it does not do its work: it starts or stops, or nobody can be copied. (That some
+        cannot be is theirs, and no reason.)"""
+        if not self._serving():
+            return ["the process starts or stops"]
+        instances = list(self._instances.values())
+        if not self._was_ready:
+            waiting = sum(1 for each in instances if each.state == "starting")
+            if waiting:
+                return [f"{waiting} of {len(instances)} instances have not tried to connect yet"]
+        if instances and not any(each.state in _CONNECTED for each in instances):
+            errors = {each.error.message for each in instances if each.error is not None}
+            return ["no instance can be copied", *sorted(errors)[:3]]
+        self._was_ready = True
+        return []
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        if not self._tells_status():
+            return error_answer(
+                403, "forbidden", "the status is not told here",
+                hint="set http.status: true, or ask the control socket",
+            )  # fmt: skip
+        return json_answer(await operations.get_all_status(self._instances))
+
+    # --- for people -------------------------------------------------------------------------------
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        lines = [_line(instance) for instance in self._instances.values()]
+        search = request.query.get("q", "")[:200]
+        return _html(page.overview(lines, search, version=self._version, now=_now()))
+
+    async def _instance(self, request: web.Request) -> web.Response:
+        try:
+            found = operations.pick(self._instances, request.match_info["instance"])
+        except UsageError as error:
+            told = page.missing(error.message, version=self._version, now=_now())
+            return _html(told, status=404)
+        status = await operations.get_sync_status(found)
+        errors = found.recent.errors
+        return _html(page.instance(status, _line(found), errors, version=self._version, now=_now()))
+
+
+def _line(instance: Instance) -> page.Line:
+    own = [] if instance.error is None else [instance.error]
+    errors = [(error.message, error.hint) for error in (*own, *instance.errors.values())]
+    return page.line(instance.seen(), instance.recent, errors, stalled=instance.stalled)
+
+
+def _html(text: str, status: int = 200) -> web.Response:
+    answer = web.Response(text=text, content_type="text/html", charset="utf-8", status=status)
+    answer.enable_compression()
+    return answer
+
+
+async def _static(request: web.Request) -> web.Response:
+    text = page.static(request.path.removeprefix("/"))
+    return web.Response(text=text, content_type=_STATIC[request.path], charset="utf-8")
+
+
+@web.middleware
+async def _headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    answer = await handler(request)
+    answer.headers.update(_HEADERS)
+    return answer
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,76 @@
+"""What an instance has done and suffered lately: for the status page, not for decisions. Pure but
+for the clocks that are handed in; bounded, and gone with the process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from daemon.errors import WppSyncError
+
+SAMPLE_SECONDS = 5.0
+"""So often the written rows are counted."""
+
+_SAMPLES = 60
+_ERRORS = 20
+
+
+@dataclass(slots=True)
+class Suffered:
+    """An error, and how often it came."""
+
+    entity: str
+    """Whose it was; empty: the instance's."""
+
+    code: str
+    message: str
+    hint: str
+    first_at: datetime
+    last_at: datetime
+    times: int = 1
+
+
+class Recent:
+    """The last five minutes' rows and the last errors of one instance."""
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.succeeded_at: float | None = None
+        """When a pass last ended without an error, in seconds since 1970."""
+
+        self._now = now
+        self._errors: deque[Suffered] = deque(maxlen=_ERRORS)
+        self._counts: deque[int] = deque(maxlen=_SAMPLES + 1)
+
+    @property
+    def errors(self) -> Sequence[Suffered]:
+        """The newest first. One that comes again is told once, with how often."""
+        return sorted(self._errors, key=lambda each: each.last_at, reverse=True)
+
+    @property
+    def rates(self) -> list[float]:
+        """Rows per second in each of the last intervals, the newest last."""
+        counts = list(self._counts)
+        return [max(0, after - before) / SAMPLE_SECONDS for before, after in pairwise(counts)]
+
+    def succeeded(self) -> None:
+        """A pass ended without an error now."""
+        self.succeeded_at = self._now().timestamp()
+
+    def suffered(self, error: WppSyncError, entity: str = "") -> None:
+        """It came now."""
+        for known in self._errors:
+            same = (known.entity, known.code, known.message)
+            if same == (entity, error.code, error.message):
+                known.times += 1
+                known.last_at = self._now()
+                return
+        now = self._now()
+        self._errors.append(Suffered(entity, error.code, error.message, error.hint, now, now))
+
+    def sample(self, rows_written: int) -> None:
+        """So many rows were written since the start; to be told every SAMPLE_SECONDS."""
+        self._counts.append(rows_written)
