@@ -275,9 +275,9 @@ class Instance:
         common = EntitySeen(
             lag_seconds=self.lag_seconds(entity),
             quarantined_rows=self.quarantined.get(entity),
-            rewound=isinstance(error, RewoundError) if follows else None,
-            entity_failed=entity in self.errors,
-            entity_paused=paused,
+            rewound=int(isinstance(error, RewoundError)) if follows else None,
+            entity_failed=int(entity in self.errors),
+            entity_paused=int(paused),
         )
         if motion is None:
             return common

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 PREFIX = "wpp_sync_"
@@ -43,11 +44,9 @@ class EntitySeen:
     )
     hot_rows: int | None = _seen("Rows that are compared every few seconds.")
     quarantined_rows: int | None = _seen("Rows that the local table refuses.")
-    rewound: bool | None = _seen("1 when central's ids began again, and nothing is copied.")
-    entity_failed: bool | None = _seen(
-        "1 when the entity's own trouble keeps it from being copied."
-    )
-    entity_paused: bool | None = _seen("1 when an operator has paused it, or the whole instance.")
+    rewound: int | None = _seen("1 when central's ids began again, and nothing is copied.")
+    entity_failed: int | None = _seen("1 when the entity's own trouble keeps it from being copied.")
+    entity_paused: int | None = _seen("1 when an operator has paused it, or the whole instance.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,10 @@ def written(instances: Sequence[InstanceSeen]) -> Iterator[str]:
     """
     owners = [(each, f'{{wpp_instance="{_escaped(each.name)}"') for each in instances]
     yield _head("instance_state", _STATE_SAYS)
+    states = [(state, f',state="{state}"}} ') for state in STATES]
     for seen, owner in owners:
-        for state in STATES:
-            yield f'{PREFIX}instance_state{owner},state="{state}"}} {int(state == seen.state)}\n'
+        begin = f"{PREFIX}instance_state{owner}"
+        yield "".join([f"{begin}{end}{int(state == seen.state)}\n" for state, end in states])
     for name, says in _gauges(InstanceSeen):
         yield _head(name, says)
         yield from _lines(name, [(seen, f"{owner}}}") for seen, owner in owners])
@@ -103,11 +103,13 @@ def _head(name: str, says: str) -> str:
     return f"# HELP {PREFIX}{name} {says}\n# TYPE {PREFIX}{name} gauge\n"
 
 
-def _lines(name: str, found: Iterable[tuple[EntitySeen | InstanceSeen, str]]) -> Iterator[str]:
-    for seen, labels in found:
-        value = getattr(seen, name)
-        if value is not None:
-            yield f"{PREFIX}{name}{labels} {float(value)!r}\n"
+def _lines(name: str, found: Iterable[tuple[EntitySeen | InstanceSeen, str]]) -> Iterable[str]:
+    value_of, begin = attrgetter(name), PREFIX + name
+    return [
+        f"{begin}{labels} {value}\n"
+        for seen, labels in found
+        if (value := value_of(seen)) is not None
+    ]
 
 
 def _escaped(text: str) -> str:

@@ -6,6 +6,7 @@ default that is this machine alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -71,9 +72,9 @@ class PublicApi:
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         seen = [instance.seen() for instance in self._instances.values()]
-        return web.Response(
-            body=self._metrics.exposition(seen), headers={"Content-Type": CONTENT_TYPE}
-        )
+        # Off the loop: of a thousand instances it is six megabytes.
+        text = await asyncio.to_thread(self._metrics.exposition, seen)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         """That it answers says that the event loop lives; it tells of the instances' loops, too."""

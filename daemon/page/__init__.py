@@ -120,12 +120,17 @@ def spark(rates: Sequence[float]) -> str:
     most = max(rates, default=0.0)
     if most <= 0 or len(rates) < 2:
         return ""
-    step = _SPARK_WIDTH / (len(rates) - 1)
-    height = _SPARK_HEIGHT - 1
-    points = (
-        f"{i * step:.1f},{height - rate / most * (height - 1):.1f}" for i, rate in enumerate(rates)
+    # A point for every two pixels: the newest rates, by twos.
+    newest = rates[len(rates) % 2 :]
+    pairs = [max(two) for two in zip(newest[::2], newest[1::2], strict=True)]
+    scale = (_SPARK_HEIGHT - 2) / most
+    first = _SPARK_WIDTH - 2 * len(pairs)
+    return " ".join(
+        [
+            f"{first + 2 * i},{_SPARK_HEIGHT - 1 - round(rate * scale)}"
+            for i, rate in enumerate(pairs)
+        ]
     )
-    return " ".join(points)
 
 
 def overview(lines: Sequence[Line], search: str, *, version: str, now: datetime) -> str:

@@ -62,9 +62,9 @@ WELL = EntitySeen(
     resync_progress_ratio=0.25,
     hot_rows=3,
     quarantined_rows=0,
-    rewound=False,
-    entity_failed=False,
-    entity_paused=True,
+    rewound=0,
+    entity_failed=0,
+    entity_paused=1,
 )
 
 
