@@ -176,7 +176,14 @@ class _Process:
         self._reloading = asyncio.Lock()
         self._started = False
         self._group = asyncio.TaskGroup()
-        control = ControlApi(built.instances, built.catalogue, built.metrics, VERSION, self.reload)
+        control = ControlApi(
+            built.instances,
+            built.catalogue,
+            built.metrics,
+            VERSION,
+            reload=self.reload,
+            listening=lambda: self._doors.listening,
+        )
         public = PublicApi(
             built.instances,
             built.metrics,

@@ -257,6 +257,13 @@ class Instance:
             return max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
         return 0.0
 
+    def compared_at(self, entity: str) -> float | None:
+        """When both sides of an entity were last compared whole, in seconds since 1970."""
+        motion = self.motions.get(entity)
+        if motion is None or motion.compared_once_at is None:
+            return None
+        return time.time() - (self._clock() - motion.compared_once_at)
+
     def seen(self) -> InstanceSeen:
         """What is true of it now; from memory."""
         copies = self.state != "standby"
@@ -281,13 +288,13 @@ class Instance:
         )
         if motion is None:
             return common
-        resynced, at = motion.resync_progress, motion.compared_once_at
+        resynced = motion.resync_progress
         return replace(
             common,
             lag_rows=motion.lag_rows if follows else None,
             last_synced_id=motion.state.last_synced_id if follows else None,
             settled_id=motion.settled if follows else None,
-            compared_timestamp_seconds=None if at is None else time.time() - self._clock() + at,
+            compared_timestamp_seconds=self.compared_at(entity),
             reconcile_progress_ratio=1.0 if motion.round is None else motion.round.progress,
             resync_progress_ratio=1.0 if resynced is None else resynced,
             hot_rows=motion.hot.rows if motion.hot else None,

@@ -14,6 +14,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from daemon import db, hosts, lock, orders, state
@@ -462,15 +463,15 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "resync": known.resync if known else False,
         "resync_progress": _rounded(motion.resync_progress if motion else None),
         "eta_seconds": _rounded(motion.eta_seconds if motion else None),
-        "reconcile": _reconcile_status(motion),
+        "reconcile": _reconcile_status(motion, instance.compared_at(name)),
         "quarantined": instance.quarantined.get(name, 0),
         "paused": _told_pause(instance.orders.pauses.get(name)),
         "error": None if error is None else error_object(error),
     }
 
 
-def _reconcile_status(motion: Motion | None) -> dict[str, Any] | None:
-    """The comparison that is under way, if one is; from memory only."""
+def _reconcile_status(motion: Motion | None, compared_at: float | None) -> dict[str, Any] | None:
+    """The comparison that is under way, if one is, and when the last one ended; from memory."""
     if motion is None:
         return None
     running = motion.asked or motion.round
@@ -479,6 +480,7 @@ def _reconcile_status(motion: Motion | None) -> dict[str, Any] | None:
         "asked": motion.asked is not None,
         "progress": _rounded(running.progress if running else None),
         "differences": running.tally.differences if running else 0,
+        "compared_at": None if compared_at is None else _iso_seconds(compared_at),
         "hot_rows": motion.hot.rows if motion.hot else 0,
     }
 
@@ -518,8 +520,13 @@ def error_object(error: WppSyncError) -> dict[str, str]:
         "code": error.code,
         "message": error.message,
         "hint": error.hint,
-        "since": error.since.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "since": _iso_seconds(error.since.timestamp()),
     }
+
+
+def _iso_seconds(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def iso(moment: str) -> str | None:

@@ -72,6 +72,7 @@ async def _demo(directory: Path, seconds: float | None, console: Console) -> int
                 " sides"
             )
             watch = _Watch(client, traffic, console, process, log)
+            await watch.tell_where()
             await _live(traffic, watch, stop, seconds)
             await watch.caught_up()
             await watch.reconciled()
@@ -196,6 +197,13 @@ class _Watch:
         self._process = process
         self._log = log
         self._seen: dict[str, _Seen] = {}
+
+    async def tell_where(self) -> None:
+        """Say where the status page is, once the daemon answers."""
+        while not await self._status():
+            await asyncio.sleep(0.1)
+        found = await asyncio.to_thread(self._client.get, "/v1/alive")
+        self._console.print(f"status page: http://{found['http']}/")
 
     async def show(self) -> None:
         """A live table on a terminal, else a line for each instance now and then; until

@@ -61,13 +61,15 @@ class ControlApi:
         metrics: Metrics,
         version: str,
         reload: Callable[[], Awaitable[dict[str, Any]]],
+        listening: Callable[[], str | None],
     ) -> None:
-        """`instances` may change meanwhile."""
+        """`instances` may change meanwhile. `listening`: where the TCP port is."""
         self._instances = instances
         self._catalogue = catalogue
         self._metrics = metrics
         self._version = version
         self._reload = reload
+        self._listening = listening
 
     def app(self) -> web.Application:
         """The application with its routes."""
@@ -105,7 +107,8 @@ class ControlApi:
         return json_answer(yaml.safe_load(described))
 
     async def _alive(self, _request: web.Request) -> web.Response:
-        return json_answer({"version": self._version, "instances": list(self._instances)})
+        told = {"version": self._version, "http": self._listening()}
+        return json_answer(told | {"instances": list(self._instances)})
 
     async def _status(self, _request: web.Request) -> web.Response:
         instances = list(self._instances.values())
