@@ -50,6 +50,24 @@ async def together(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
         await asyncio.gather(one, two, return_exceptions=True)
 
 
+class Occupied:
+    """How many are at something: `with` counts one, and `free` is set while nobody is."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.free = asyncio.Event()
+        self.free.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self.free.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self.free.set()
+
+
 class Backoff:
     """Growing pauses between tries: doubled each time, capped, with jitter so that many loops that
     lost the same server do not come back in step."""

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -22,7 +22,7 @@ from daemon.central import Central, Pace
 from daemon.config import Config
 from daemon.db import Pool
 from daemon.doors import Doors
-from daemon.errors import StoppedError, WppSyncError
+from daemon.errors import StoppedError, WppSyncError, internal
 from daemon.hosts import Seats
 from daemon.http.control import ControlApi
 from daemon.http.public import PublicApi
@@ -65,20 +65,25 @@ class Parts:
         self._lay_foundation(config)
         self._make_instances(config, kept=())
 
-    def follow(self, config: Config, changes: Changes, catalogue: Catalogue) -> None:
-        """Be what this configuration says; who is not touched by it stays the same object."""
+    def follow(self, config: Config, changes: Changes, catalogue: Catalogue) -> Pool | None:
+        """Be what this configuration says; who is not touched by it stays the same object.
+
+        Returns the central connections of before, where there are other ones now.
+        """
         self.catalogue.replace(catalogue)
+        before = self._pools[-1]
         if changes.central:
             self._pools.append(self._pool(config))
         if changes.foundation:
             self._lay_foundation(config)
         self._make_instances(config, kept=changes.kept)
         self.config = config
+        return before if changes.central else None
 
-    async def close_pools_of_before(self) -> None:
-        """Close what only instances that have left have used."""
-        while len(self._pools) > 1:
-            await self._pools.pop(0).close()
+    async def retire(self, pool: Pool) -> None:
+        """Close connections that nobody uses any more."""
+        self._pools.remove(pool)
+        await pool.close()
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -171,6 +176,7 @@ class _Process:
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._answers: set[asyncio.Task[None]] = set()
         self._notifier = Notifier(os.environ)
         self._log = structlog.get_logger()
         self._reloading = asyncio.Lock()
@@ -248,7 +254,10 @@ class _Process:
             if not supervising.done():
                 self._log.warning("batches were not finished in time: they are rolled back")
                 supervising.cancel()
-            answering.cancel()
+                # What came through the doors may hold what the loops wait for.
+                group.create_task(self._doors.close(), name="close doors")
+            for task in (answering, *self._answers):
+                task.cancel()
             leaving.cancel()
             notifying.cancel()
             looking.cancel()
@@ -300,10 +309,20 @@ class _Process:
     async def _answer_signals(self) -> None:
         while True:
             number = await self._asked.get()
-            if number == signal.SIGUSR1:
-                await self._log_status()
-            else:
-                await self._hang_up()
+            work = self._log_status if number == signal.SIGUSR1 else self._hang_up
+            answering = self._group.create_task(self._answer(number, work), name=number.name)
+            self._answers.add(answering)
+            answering.add_done_callback(self._answers.discard)
+
+    async def _answer(self, number: signal.Signals, work: Callable[[], Awaitable[None]]) -> None:
+        """Whatever goes wrong with what a signal asks for, the instances go on."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - the isolation that is promised
+            told = internal(error)
+            self._log.error(
+                "signal not answered", signal=number.name, error=told.message, hint=told.hint
+            )
 
     async def _log_status(self) -> None:
         for instance in list(self._built.instances.values()):
@@ -318,17 +337,22 @@ class _Process:
         all goes on as before.
         """
         async with self._reloading:
-            if self._stop.is_set():
-                raise StoppedError("the daemon is stopping: it reads no configuration any more")
+            self._refuse_while_stopping()
             self._notifier.reloading()
             try:
                 return await self._reload()
-            except WppSyncError as error:
+            except Exception as error:
+                told = internal(error)
                 self._built.metrics.reload_success.set(0)
-                self._log.error("reload refused", error=error.message, hint=error.hint)
+                self._log.error("reload refused", error=told.message, hint=told.hint)
                 raise
             finally:
-                self._notifier.tell("READY=1", status_line(self._states()))
+                if not self._stop.is_set():
+                    self._notifier.tell("READY=1", status_line(self._states()))
+
+    def _refuse_while_stopping(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError("the daemon is stopping: it reads no configuration any more")
 
     async def _reload(self) -> dict[str, Any]:
         built, before = self._built, self._built.config
@@ -337,12 +361,13 @@ class _Process:
         changes = reload.compare(before, new)
         catalogue = Catalogue(_directories(new))
         await self._doors.move(new.control, new.http)
-        # From here on nothing can be refused.
+        self._refuse_while_stopping()
+        # From here on nothing can be refused, and nothing is waited for.
         old = list(built.instances.values())
-        built.follow(new, changes, catalogue)
+        pool = built.follow(new, changes, catalogue)
         self._supervisor.apply(built.instances)
-        if changes.central:
-            self._group.create_task(self._retire(old), name="retire")
+        if pool is not None:
+            self._group.create_task(self._retire(old, pool), name="retire")
         if changes.log:
             log.set_up(new.log.level, new.log.format)
         told = changes.told()
@@ -350,9 +375,10 @@ class _Process:
         self._log.info("reloaded", config=str(new.path), **told)
         return told
 
-    async def _retire(self, old: list[Instance]) -> None:
+    async def _retire(self, old: list[Instance], pool: Pool) -> None:
+        """Close central connections of before when those who use them have left."""
         await self._supervisor.wait_for(old)
-        await self._built.close_pools_of_before()
+        await self._built.retire(pool)
 
     def _left(self, gone: Instance, successor: Instance | None) -> None:
         """What nobody follows any more has no series any more."""

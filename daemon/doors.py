@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import grp
 import os
+import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
 
+from daemon.aio import Occupied, wait_first
 from daemon.config import Control, Http
-from daemon.errors import WppSyncError
+from daemon.errors import StoppedError, WppSyncError
 
 _PATIENCE_SECONDS = 2.0
 """So long requests that are under way may take when a door is closed."""
 
 App = Callable[[], web.Application]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Doors:
@@ -33,9 +36,11 @@ class Doors:
         self._public_app = public
         self._control = Control(socket=None)
         self._http = Http(listen=None)
-        self._control_runner: web.AppRunner | None = None
+        self._control_door: _ControlDoor | None = None
         self._public_runner: web.AppRunner | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._hurry = asyncio.Event()
+        self._moving = asyncio.Lock()
 
     @property
     def listening(self) -> str | None:
@@ -47,20 +52,28 @@ class Doors:
 
     async def move(self, control: Control, http: Http) -> None:
         """Listen where these say. Raises WppSyncError; then all stays as it was."""
-        before = self._http
-        await self._move_public(http)
-        try:
-            await self._move_control(control)
-        except BaseException:
-            await self._move_public(before)
-            raise
+        async with self._moving:
+            if self._hurry.is_set():
+                raise StoppedError("the daemon is stopping: it opens no door any more")
+            if control.socket is not None and control.socket != self._control.socket:
+                # Before anything else: that another daemon runs here says more than its port.
+                await _make_way(control.socket)
+            before = self._http
+            await self._move_public(http)
+            try:
+                await self._move_control(control)
+            except BaseException:
+                await self._move_public(before)
+                raise
 
     async def close(self) -> None:
-        """Listen nowhere."""
-        await self._move_public(Http(listen=None))
-        await self._move_control(Control(socket=None))
-        if self._closing:
-            await asyncio.wait(self._closing)
+        """Listen nowhere, for good; what is under way has a moment, and is broken off then."""
+        self._hurry.set()
+        async with self._moving:
+            await self._move_public(Http(listen=None))
+            await self._move_control(Control(socket=None))
+        if self._retiring:
+            await asyncio.wait(self._retiring)
 
     async def _move_public(self, wanted: Http) -> None:
         if wanted.listen == self._http.listen:
@@ -69,33 +82,97 @@ class Doors:
         # One port cannot be listened on twice, also not for another address.
         in_the_way = old is not None and wanted.listen is not None and wanted.port == before.port
         if old is not None and in_the_way:
+            self._public_runner, self._http = None, Http(listen=None)
             await old.cleanup()
-            self._public_runner = None
         try:
             self._public_runner = await _listen(self._public_app(), wanted)
-        except WppSyncError:
+        except BaseException:
             if in_the_way:
                 self._public_runner = await _listen(self._public_app(), before)
+                self._http = before
             raise
         self._http = wanted
         if old is not None and not in_the_way:
             await old.cleanup()
 
     async def _move_control(self, wanted: Control) -> None:
-        if wanted == self._control:
-            return
-        old, before = self._control_runner, self._control
-        if old is not None and wanted.socket == before.socket:
-            _permit(wanted)
+        old = self._control_door
+        if old is not None and old.stands and wanted.socket == self._control.socket:
+            if wanted != self._control:
+                _permit(wanted)
             self._control = wanted
             return
-        self._control_runner = await _open_socket(self._control_app(), wanted)
+        if wanted.socket is not None:
+            self._control_door = await _ControlDoor.open(self._control_app(), wanted)
+        else:
+            self._control_door = None
         self._control = wanted
-        if old is not None and before.socket is not None:
+        if old is not None:
             # What asks for this may have come through the old one: it gets its answer first.
-            closing = asyncio.ensure_future(_close_socket(old, before.socket))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            retiring = asyncio.ensure_future(old.close(self._hurry))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+
+class _ControlDoor:
+    """One control socket, and what came through it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+        self._identity: tuple[int, int] | None = None
+        self._requests = Occupied()
+
+    @classmethod
+    async def open(cls, app: web.Application, settings: Control) -> _ControlDoor:
+        """Raises WppSyncError; a live socket, or what is no socket, is not touched."""
+        path = settings.socket
+        assert path is not None  # noqa: S101 - the caller looked
+        await _make_way(path)
+        door = cls(path)
+        app.middlewares.insert(0, door._count)
+        try:
+            bound = _bind(path)
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
+        try:
+            door._identity = _identity(path)
+            _permit(settings)
+            door._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_SECONDS)
+            await door._runner.setup()
+            door._site = web.SockSite(door._runner, bound)
+            await door._site.start()
+        except BaseException:
+            bound.close()
+            door._unlink()
+            raise
+        return door
+
+    @property
+    def stands(self) -> bool:
+        """Whoever opens the path reaches this door: nobody has removed or replaced it."""
+        return self._identity is not None and self._identity == _identity(self._path)
+
+    async def close(self, hurry: asyncio.Event) -> None:
+        """Let nobody in any more; those who are in may finish, until there is a `hurry`."""
+        self._unlink()
+        assert self._site is not None  # noqa: S101 - it was opened
+        assert self._runner is not None  # noqa: S101
+        if not hurry.is_set():
+            await self._site.stop()
+            await wait_first(None, hurry, self._requests.free)
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        with self._requests:
+            return await handler(request)
+
+    def _unlink(self) -> None:
+        """Another daemon's socket may stand there by now: that one stays."""
+        if self.stands:
+            self._path.unlink(missing_ok=True)
 
 
 async def _listen(app: web.Application, settings: Http) -> web.AppRunner | None:
@@ -105,49 +182,41 @@ async def _listen(app: web.Application, settings: Http) -> web.AppRunner | None:
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that cannot be one is a ValueError
         await runner.cleanup()
+        reason = error.strerror if isinstance(error, OSError) else error
         raise WppSyncError(
-            f"cannot listen on {settings.listen}: {error.strerror}",
+            f"cannot listen on {settings.listen}: {reason}",
             hint="another process listens there, or the address is not this machine's: http.listen",
             code="http_listen",
         ) from error
     return runner
 
 
-async def _open_socket(app: web.Application, settings: Control) -> web.AppRunner | None:
-    path = settings.socket
-    if path is None:
-        return None
-    await _make_way(path)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_SECONDS)
-    await runner.setup()
+def _bind(path: Path) -> socket.socket:
+    """Raises OSError, also where somebody else has made the path meanwhile: asyncio would remove
+    it. Nobody can open it before it is listened on and its permissions are set."""
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
     try:
-        before = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        finally:
-            os.umask(before)
-        _permit(settings)
-    except OSError as error:
-        await runner.cleanup()
-        raise _cannot_be_made(path, error) from error
-    except WppSyncError:
-        await _close_socket(runner, path)
+        bound.bind(str(path))
+    except BaseException:
+        bound.close()
         raise
-    return runner
+    finally:
+        os.umask(before)
+    return bound
 
 
-async def _close_socket(runner: web.AppRunner, path: Path) -> None:
-    _unlink(path)
-    await runner.cleanup()
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def _unlink(path: Path) -> None:
-    path.unlink(missing_ok=True)
-
-
-def _cannot_be_made(path: Path, error: Exception) -> WppSyncError:
+def _cannot_be_made(path: Path, error: Exception | str) -> WppSyncError:
     return WppSyncError(
         f"the control socket {path} cannot be made: {error}",
         hint="check control.socket and control.group, and that the directory may be written",
@@ -163,7 +232,9 @@ def _permit(settings: Control) -> None:
         group = -1 if settings.group is None else grp.getgrnam(settings.group).gr_gid
         os.chown(path, -1, os.getegid() if group == -1 else group)
         path.chmod(settings.mode)
-    except (OSError, KeyError) as error:
+    except KeyError as error:
+        raise _cannot_be_made(path, f"there is no group {settings.group}") from error
+    except OSError as error:
         raise _cannot_be_made(path, error) from error
 
 

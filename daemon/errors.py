@@ -48,6 +48,10 @@ class UsageError(WppSyncError):
     exit_code = EXIT_USAGE
 
 
+class NoInstanceError(UsageError):
+    """There is no instance of that name."""
+
+
 class ConfigError(WppSyncError):
     """The configuration cannot be used. `problems`: all that is wrong with it, one line each."""
 
@@ -56,7 +60,7 @@ class ConfigError(WppSyncError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems), hint="correct the configuration and start again")
+        super().__init__("\n".join(self.problems), hint="correct the configuration")
 
 
 class MigrationFilesError(WppSyncError):

@@ -19,7 +19,7 @@ from typing import Literal
 import structlog
 
 from daemon import config, db, local, lock, orders, schema, state
-from daemon.aio import Backoff, Clock, Throttle, jittered, wait_first
+from daemon.aio import Backoff, Clock, Occupied, Throttle, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
@@ -51,7 +51,7 @@ from daemon.sync.incremental import Incremental, Limits, Reach
 from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reconcile import Bounds, Reconcile, Tally
-from daemon.sync.run import PassResult, is_entitys_own, run_pass
+from daemon.sync.run import PassResult, is_entitys_own, take_turns
 
 InstanceState = Literal[
     "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed"
@@ -181,6 +181,10 @@ class Instance:
         self._turn_seconds = max(TURN_SECONDS, 10 * settings.statement_timeout)
         self._turn_limit: asyncio.Timeout | None = None
         self._busy = asyncio.Lock()
+        self._whole_passes = Occupied()
+        """Passes that somebody has asked for. While one is under way, the loop leaves all turns to
+        it."""
+
         self._retry_at: dict[str, float] = {}
         self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
         self._asked: dict[str, Reconcile] = {}
@@ -191,8 +195,7 @@ class Instance:
         self._rows_are_old = False
         """State and orders are to be read again: somebody has changed them on purpose."""
 
-        self._heartbeat_at = self._clock()
-        self._began_at = self._clock()
+        self._heartbeat_at = self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
 
     @property
@@ -267,12 +270,13 @@ class Instance:
     def seen(self) -> InstanceSeen:
         """What is true of it now; from memory."""
         copies = self.state != "standby"
+        pending = self.migrator.pending
         return InstanceSeen(
             self.name,
             self.state,
             {name: self._seen(name) for name in self.entities} if copies else {},
             last_success_timestamp_seconds=self.recent.succeeded_at,
-            migrations_pending=len(self.migrator.pending) if copies else None,
+            migrations_pending=len(pending) if copies and pending is not None else None,
         )
 
     def _seen(self, entity: str) -> EntitySeen:
@@ -346,6 +350,7 @@ class Instance:
         self.running = True
         try:
             while not stop.is_set():
+                await wait_first(None, stop, self._whole_passes.free)
                 self.wake.clear()
                 self._turn_began_at = self._clock()
                 pause = await self._turn(stop, backoff)
@@ -359,6 +364,7 @@ class Instance:
         if self.hold.asked_for:
             self._log.info("handed over", instances=self._shared.seats.taken)
             await self.close()
+            self._forget_what_others_change()
             self.state = "standby"
             return _AWAY_SECONDS
         try:
@@ -369,6 +375,7 @@ class Instance:
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
+                self._forget_what_others_change()
             self.error = None
             self.state = "standby"
             return jittered(STANDBY_SECONDS)
@@ -396,10 +403,18 @@ class Instance:
         pause = 0.0 if result.more else jittered(self.settings.poll_interval)
         return max(pause, self.throttle.seconds)
 
+    def _forget_what_others_change(self) -> None:
+        """Another daemon copies it: what was true here is not any more."""
+        self.states = {}
+        self.quarantined = {}
+        self.entity_errors.clear()
+        self.derived_errors.clear()
+        self.migrator.forget()
+
     async def _bounded_pass(self, stop: asyncio.Event) -> PassResult:
         try:
             async with asyncio.timeout(self._turn_seconds) as self._turn_limit:
-                return await self.sync_pass(stop, one_turn=True)
+                return await self._one_turn(stop)
         except TimeoutError as error:
             raise WppSyncError(
                 f"{self.name}: one turn took longer than {self._turn_seconds:,.0f} s and was"
@@ -412,7 +427,11 @@ class Instance:
 
     async def keep(self, stop: asyncio.Event) -> None:
         """Beside `run`: keep the lock, whatever the instance waits for."""
-        await self.hold.keep(stop, self.wake, busy=lambda: bool(self._asked))
+        await self.hold.keep(stop, self.wake, busy=self._somebody_waits)
+
+    def _somebody_waits(self) -> bool:
+        """Something that was asked for is under way."""
+        return bool(self._asked) or not self._whole_passes.free.is_set()
 
     async def close(self) -> None:
         """Write what is known, release the lock, close the connection."""
@@ -432,16 +451,25 @@ class Instance:
 
     # --- one pass -------------------------------------------------------------------------------
 
-    async def sync_pass(
-        self, stop: asyncio.Event, skip: Collection[str] = (), *, one_turn: bool = False
-    ) -> PassResult:
-        """One pass over all entities but those to skip: until nothing is left to do, or one turn of
-        each (`result.more` then says whether there is more).
+    async def sync_pass(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
+        """One pass over all entities but those to skip, until nothing is left to do or a stop is
+        asked for (`result.more` says that something is left). What an operator orders meanwhile
+        holds from the next turn on.
 
         Paused entities are skipped. Raises PausedError, StandbyError when another process copies
         this instance, DatabaseError when a server fails, MigrationError. An entity's own trouble is
         in the result and in `entity_errors`.
         """
+        whole = PassResult(more=True)
+        with self._whole_passes:
+            while whole.more and not stop.is_set():
+                whole.add(await self._one_turn(stop, skip))
+                if whole.more:
+                    await wait_first(self.throttle.seconds, stop)
+        return whole
+
+    async def _one_turn(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
+        """One turn of each entity; otherwise as `sync_pass`."""
         async with self._busy:
             began = self._clock()
             try:
@@ -454,15 +482,7 @@ class Instance:
                     await self._begin_motions(connection, skip)
                     chosen = again or [name for name in self.motions if name not in skip]
                     motions = {n: self.motions[n] for n in chosen if n in self.motions}
-                    result.add(
-                        await run_pass(
-                            motions,
-                            stop,
-                            background=self.running,
-                            one_turn=one_turn,
-                            throttle=self.throttle,
-                        )
-                    )
+                    result.add(await take_turns(motions, stop, background=self.running))
                     self._start_over_where_changed(result)
                     if not result.moved:
                         break
@@ -580,7 +600,8 @@ class Instance:
             await self.hold.release()
             raise
         self._ready = True
-        self._log.info("opened", server=connection.version, migrations=len(self.migrator.history))
+        count = len(self.migrator.history or ())
+        self._log.info("opened", server=connection.version, migrations=count)
         return connection
 
     async def _take(self) -> Connection:
@@ -610,6 +631,8 @@ class Instance:
             self._forget_motions()
             self._ready = False  # what is pending then is migrated when it goes on
             self.state = "paused"
+            await self.migrator.read(connection)
+            self.states = await state.read_any(connection, f"{self.name} state")
             self.orders.refuse_if_paused(self.name)
 
     @staticmethod
@@ -833,14 +856,14 @@ class Instance:
                 try:
                     while not asked.finished and asked.tally.error is None:
                         self._refuse_to_go_on(stop, found)
-                        result = await self.sync_pass(stop, skip, one_turn=True)
+                        result = await self._one_turn(stop, skip)
                         asked.tally.error = result.errors.get(entity) or self._paused(entity)
                         await wait_first(self.throttle.seconds, stop)
                 finally:
                     del self._asked[entity]
                 while (motion := self.motions.get(entity)) and not motion.derived_compared:
                     self._refuse_to_go_on(stop, found)
-                    result = await self.sync_pass(stop, skip, one_turn=True)
+                    result = await self._one_turn(stop, skip)
                     asked.tally.error = result.errors.get(entity)
         return found
 

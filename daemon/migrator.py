@@ -42,7 +42,9 @@ class Migrator:
     """The migrations of one instance."""
 
     def __init__(self, instance: str, shared: Migrating, metrics: Metrics) -> None:
-        self.history: tuple[Applied, ...] = ()
+        self.history: tuple[Applied, ...] | None = None
+        """What has run here; None: not known yet."""
+
         self.journal: dict[str, Recorded] = {}
         self.warnings: tuple[str, ...] = ()
         """What is odd about the history of this database."""
@@ -61,14 +63,20 @@ class Migrator:
         self._reminder: asyncio.TimerHandle | None = None
 
     @property
-    def pending(self) -> list[str]:
-        """The ids of what is not in effect yet, as last known."""
+    def pending(self) -> list[str] | None:
+        """The ids of what is not in effect yet, as last known; None: not known yet."""
+        if self.history is None:
+            return None
         done = {row.id for row in self.history}
         return [m.id for m in self._shared.catalogue.migrations if m.id not in done]
 
     def forget_what_ran(self) -> None:
         """`ran` is empty from here on."""
         self.ran = []
+
+    def forget(self) -> None:
+        """Another process may change the database from here on."""
+        self.history, self.journal, self.warnings = None, {}, ()
 
     async def read(self, connection: Connection) -> None:
         """What stands written in the database. Raises DatabaseError."""

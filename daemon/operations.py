@@ -4,6 +4,7 @@ socket and the tests. Each may be repeated without harm."""
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -22,6 +23,7 @@ from daemon.aio import wait_first
 from daemon.db import Connection
 from daemon.errors import (
     MissingError,
+    NoInstanceError,
     RewoundError,
     TransientError,
     UsageError,
@@ -42,6 +44,12 @@ from daemon.sync.run import PassResult
 
 ALL = "all"
 
+_SURE_LOOKS = 3
+"""So often in a row an instance must be seen as one that is not copied here."""
+
+_READ_ELSEWHERE = frozenset({"standby", "paused", "failed"})
+"""In these states the loop itself does not read what stands in the database."""
+
 _MOST_ROWS_PER_SECOND = 1_000_000
 
 _HEEDED_SECONDS = 10.0
@@ -54,18 +62,34 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
     From memory where this process copies the instance, else from its database. Never raises for a
     database that does not answer: that is what the status then says.
     """
-    if instance.running or instance.opened:
-        return _status(instance, instance.state, instance.states, instance.error)
+    if instance.opened or (instance.running and instance.state not in _READ_ELSEWHERE):
+        return status_now(instance)
     try:
+        if instance.running:
+            await _read_status(instance)
+            return status_now(instance)
         await instance.learn_settling()
-        return await _status_from_database(instance)
+        return await _status_without_a_daemon(instance)
     except WppSyncError as error:
-        return _status(instance, "failed", {}, error)
+        if instance.running:
+            return status_now(instance)
+        return _status(instance, "failed", error)
 
 
 async def get_all_status(instances: Mapping[str, Instance]) -> dict[str, Any]:
-    """The status of each of these."""
-    return {"instances": [await get_sync_status(each) for each in list(instances.values())]}
+    """The status of each of these, from memory where a loop of this process runs: what nobody here
+    knows of one that another daemon copies is null."""
+    return {
+        "instances": [
+            status_now(each) if each.running else await get_sync_status(each)
+            for each in list(instances.values())
+        ]
+    }
+
+
+def status_now(instance: Instance) -> dict[str, Any]:
+    """The status from memory, as far as this process knows it."""
+    return _status(instance, instance.state, instance.error)
 
 
 async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
@@ -155,14 +179,20 @@ async def discard_quarantine(
 async def pause(instance: Instance, entity: str | None = None, reason: str = "") -> dict[str, Any]:
     """Write nothing for the instance, or one entity, until it is resumed; also after a restart.
 
-    A daemon that copies it elsewhere sees that within 15 s (`at_once` is false then). Raises
-    UsageError, and DatabaseError: the pause is remembered in the instance's database.
+    `at_once` is false where the batch under way is not finished yet (`copied_here`), or another
+    daemon copies it: that one sees it within 15 s. Raises UsageError, and DatabaseError: the pause
+    is remembered in the instance's database.
     """
     entity = None if entity == ALL else entity
     if entity is not None:
         check_entities(instance, [entity])
     if len(reason) > orders.LONGEST_REASON:
         raise UsageError(f"the reason is longer than {orders.LONGEST_REASON} characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in reason):
+        raise UsageError(
+            "the reason has a character that cannot be shown",
+            hint="a line end, say, or half of a character",
+        )
     return await _order(
         instance,
         "pause",
@@ -210,15 +240,16 @@ async def _order(
             await write(connection, note)
             now = await orders.read(connection, note)
     except TransientError as error:
-        error.hint = error.hint or (
+        error.hint = (
             f"the order is kept in {instance.name}'s database; to leave that database alone,"
             f" set instances.{instance.name}.enabled to false and say wpp-sync reload"
         )
         raise
     instance.look_at_orders()
     # A pause that is announced is one: nothing is written any more when this returns.
-    at_once = instance.locked and await instance.turn_is_over(_HEEDED_SECONDS)
-    return {"instance": instance.name, **told_orders(now), "at_once": at_once}
+    here = instance.locked
+    at_once = here and await instance.turn_is_over(_HEEDED_SECONDS)
+    return {"instance": instance.name, **told_orders(now), "at_once": at_once, "copied_here": here}
 
 
 def told_orders(now: Orders) -> dict[str, Any]:
@@ -274,7 +305,7 @@ async def list_migrations(instance: Instance, migrations: Sequence[Migration]) -
         await connection.close()
     journal = instance.migrator.journal
     files = {migration.id: migration for migration in migrations}
-    applied = {row.id: row for row in instance.migrator.history}
+    applied = {row.id: row for row in instance.migrator.history or ()}
     return {
         "instance": instance.name,
         "migrations": [
@@ -339,7 +370,7 @@ def pick(instances: Mapping[str, Instance], name: str) -> Instance:
     """The instance of that name; raises UsageError when there is none."""
     if name not in instances:
         some = ", ".join(list(instances)[:10]) + (", …" if len(instances) > 10 else "")
-        raise UsageError(f"there is no instance {name!r}", hint=f"instances: {some}")
+        raise NoInstanceError(f"there is no instance {name!r}", hint=f"instances: {some}")
     return instances[name]
 
 
@@ -359,12 +390,17 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
 
 
 async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> bool:
-    """Until a full resync is done, which this process carries out; False when it does not, or was
-    asked to stop."""
+    """Until a full resync is done; False when this process does not carry it out (another one
+    copies the instance, it is paused or an entity of it is), or was asked to stop."""
+    elsewhere = 0
     while instance.running and not stop.is_set():
-        pending = [name for name in instance.entities if _resyncing(instance, name)]
+        pending = {name for name in instance.entities if _resyncing(instance, name)}
         if not pending and instance.opened and not instance.reads_anew:
             return True
+        paused = pending & set(instance.orders.pauses)
+        elsewhere = elsewhere + 1 if paused or instance.state in {"standby", "paused"} else 0
+        if elsewhere >= _SURE_LOOKS:  # not only because it begins anew at this moment
+            return False
         await wait_first(0.5, stop)
     return False
 
@@ -389,50 +425,50 @@ async def _connected(instance: Instance, verb: str) -> AsyncIterator[tuple[Conne
         await connection.close()
 
 
-async def _status_from_database(instance: Instance) -> dict[str, Any]:
+async def _read_status(instance: Instance) -> int | None:
+    """Have the instance know what its database says; who holds its lock (a connection's id)."""
     note = f"{instance.name} status"
     connection = await db.connect(instance.settings, instance.server, "local")
     try:
         await instance.migrator.read(connection)
-        await instance.migrator.look(connection)
-        states = await state.read_any(connection, note)
-        instance.orders = await orders.read(connection, note)
+        instance.states = await state.read_any(connection, note)
         instance.hold.copier = await hosts.read(connection, note)
         try:
             instance.quarantined = await quarantine.counts(connection, note)
         except MissingError:
             instance.quarantined = {}  # not migrated by this version yet
-        holder = await lock.holder(connection, instance.settings.database, note)
+        if not instance.running:  # else the loop reads them, and does what they say
+            await instance.migrator.look(connection)
+            instance.orders = await orders.read(connection, note)
+        return await lock.holder(connection, instance.settings.database, note)
     finally:
         await connection.close()
+
+
+async def _status_without_a_daemon(instance: Instance) -> dict[str, Any]:
     error = None
-    if holder is None:
+    if await _read_status(instance) is None:
         error = WppSyncError(
             "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
         )
     now = "standby" if instance.orders.pause is None else "paused"
-    return _status(instance, now, states, error)
+    return _status(instance, now, error)
 
 
-def _status(
-    instance: Instance,
-    now: str,
-    states: dict[str, State],
-    error: WppSyncError | None,
-) -> dict[str, Any]:
+def _status(instance: Instance, now: str, error: WppSyncError | None) -> dict[str, Any]:
     doing = instance.migrator.doing
     return {
         "instance": instance.name,
         "state": now,
         "migrations": [
             {"id": m.id, "description": m.description, "executed_at": iso(m.executed_at)}
-            for m in instance.migrator.history
+            for m in instance.migrator.history or ()
         ],
-        "pending_migrations": instance.migrator.pending,
+        "pending_migrations": instance.migrator.pending or [],
         "migration_warnings": list(instance.migrator.warnings),
         "migrating": None if doing is None else doing.words,
         "sync_state": [
-            _entity_status(instance, name, states.get(name)) for name in instance.entities
+            _entity_status(instance, name, instance.states.get(name)) for name in instance.entities
         ],
         "copier": None if instance.hold.copier is None else _told_copier(instance.hold.copier),
         "paused": _told_pause(instance.orders.pause),
@@ -446,19 +482,17 @@ def _status(
 def _entity_status(instance: Instance, name: str, known: State | None) -> dict[str, Any]:
     motion = instance.motions.get(name)
     error = instance.errors.get(name)
-    settled = motion.settled if motion else known.settled if known else 0
     follows = instance.entities[name].motion == "incremental"
+    here = instance.running and instance.state != "standby"
     return {
         "entity": name,
-        "last_synced_id": known.last_synced_id if known else 0,
+        "last_synced_id": known.last_synced_id if known else None,
         "last_synced_at": iso(known.last_synced_at) if known else None,
-        "settled_id": settled,
-        "position": motion.position if motion else known.position if known else 0,
+        "settled_id": motion.settled if motion else known.settled if known else None,
+        "position": motion.position if motion else known.position if known else None,
         "head": motion.head if motion and follows else None,
         "lag_rows": motion.lag_rows if motion and follows else None,
-        "lag_seconds": (
-            round(instance.lag_seconds(name), 3) if instance.running or instance.opened else None
-        ),
+        "lag_seconds": (round(instance.lag_seconds(name), 3) if here or instance.opened else None),
         "rewound": isinstance(error, RewoundError) or (known is not None and known.rewound),
         "resync": known.resync if known else False,
         "resync_progress": _rounded(motion.resync_progress if motion else None),
@@ -494,6 +528,7 @@ def told_pass(instance: Instance, result: PassResult) -> dict[str, Any]:
     return {
         "rows": result.rows,
         "late": result.late,
+        "interrupted": result.more,
         "quarantined": sum(instance.quarantined.values()),
         "paused": sorted(instance.orders.pauses),
         "errors": {name: error_object(error) for name, error in result.errors.items()},

@@ -35,10 +35,12 @@ class Supervisor:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set and every instance has finished its batch."""
-        async with asyncio.TaskGroup() as self._group:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
             self.apply(self._wanted)
             await stop.wait()
             self.apply({})
+            self._group = None  # whoever is told to run from here on would never be told to stop
 
     def apply(self, wanted: Mapping[str, Instance]) -> None:
         """From here on exactly these run; those that ran before are left alone.

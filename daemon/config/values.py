@@ -208,7 +208,11 @@ def address(listen: str) -> tuple[str, int]:
         return host[1:-1], int(port)
     if ":" in host:
         raise ValueError("is not an address and a port (an IPv6 address needs brackets)")
-    if not re.fullmatch(r"[\w.-]+", host):
+    try:
+        name = re.fullmatch(r"[\w.-]+", host) and host.encode("idna")
+    except UnicodeError:
+        name = None
+    if not name:
         raise ValueError("is not an address and a port: the host is no name and no address")
     return host, int(port)
 

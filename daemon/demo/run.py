@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,16 @@ _REFRESH_SECONDS = 0.5
 _LINE_SECONDS = 2.0
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read us went away (`| head`): that ends the demo as any failure does. rich would
+        end the process out of the middle of a task."""
+        raise BrokenPipeError
+
+
 def run_demo(seconds: float | None) -> int:
     """Run until `seconds` have passed, or for ever until Ctrl-C; the exit code."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="wpp-demo-") as directory:
         return asyncio.run(_demo(Path(directory), seconds, console))
 
@@ -200,9 +207,11 @@ class _Watch:
 
     async def tell_where(self) -> None:
         """Say where the status page is, once the daemon answers."""
-        while not await self._status():
+        found = None
+        while found is None:
             await asyncio.sleep(0.1)
-        found = await asyncio.to_thread(self._client.get, "/v1/alive")
+            with suppress(DaemonUnreachableError):  # not up yet
+                found = await asyncio.to_thread(self._client.get, "/v1/alive")
         self._console.print(f"status page: http://{found['http']}/")
 
     async def show(self) -> None:

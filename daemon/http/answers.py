@@ -7,10 +7,17 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from daemon.errors import DatabaseError, UsageError, WppSyncError, internal
+from daemon.errors import DatabaseError, NoInstanceError, UsageError, WppSyncError, internal
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body."""
+
+_HINTS = {
+    404: "GET /v1/openapi.json on the control socket describes all there is",
+    405: "the header Allow names the methods that there are",
+    408: "send the body at once",
+    413: f"a body has at most {MAX_BODY:,} bytes",
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,10 +37,15 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return error_answer(error.status, "http", f"{error.status} {error.reason}")
+        answer = error_answer(
+            error.status, "http", f"{error.status} {error.reason}", _HINTS.get(error.status, "")
+        )
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except WppSyncError as error:
-        return error_answer(status_of(error, request), error.code, error.message, error.hint)
-    except ConnectionResetError:
+        return error_answer(status_of(error), error.code, error.message, error.hint)
+    except ConnectionError:
         return web.Response(status=400)  # nobody is there to read it
     except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
         told = bug(error, request)
@@ -46,9 +58,8 @@ def bug(error: Exception, request: web.Request) -> WppSyncError:
     return told
 
 
-def status_of(error: WppSyncError, request: web.Request) -> int:
+def status_of(error: WppSyncError) -> int:
     if isinstance(error, UsageError):
-        missing = "instance" in request.match_info and error.message.startswith("there is no")
-        return 404 if missing else 400
+        return 404 if isinstance(error, NoInstanceError) else 400
     # Everything else is a state of things that may change: a server, a lock, a file.
     return 503 if isinstance(error, DatabaseError) else 409

@@ -28,6 +28,9 @@ _BODY_SECONDS = 10.0
 _PROGRESS_SECONDS = 0.5
 """So often a line of progress is sent to whoever asked for them."""
 
+_READER_SECONDS = 5.0
+"""So long a client of lines may leave them unread."""
+
 JSON_LINES = "application/x-ndjson"
 
 Work = Callable[[asyncio.Event], Awaitable[dict[str, Any]]]
@@ -111,10 +114,7 @@ class ControlApi:
         return json_answer(told | {"instances": list(self._instances)})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        instances = list(self._instances.values())
-        return json_answer(
-            {"instances": [await operations.get_sync_status(each) for each in instances]}
-        )
+        return json_answer(await operations.get_all_status(self._instances))
 
     async def _instance(self, request: web.Request) -> web.Response:
         return json_answer(await operations.get_sync_status(self._pick(request)))
@@ -268,7 +268,7 @@ async def _long(request: web.Request, instance: Instance, work: Work) -> web.Str
     """The answer of work that takes its time: an object when it is done, or, where the client
     accepts them, lines: `{"progress": …}` every half second, then `{"done": …}` or `{"error": …}`.
 
-    A client of lines who goes away ends the work after its batch.
+    A client of lines who goes away, or reads no more, ends the work after its batch.
     """
     if not _wants_lines(request):
         return json_answer(await work(instance.stop))
@@ -276,28 +276,35 @@ async def _long(request: web.Request, instance: Instance, work: Work) -> web.Str
     await response.prepare(request)
     stop = asyncio.Event()
     working = asyncio.ensure_future(work(stop))
+    # Whatever we wait for: the work hears at once that the instance is to leave.
+    leaving = asyncio.ensure_future(instance.stop.wait())
+    leaving.add_done_callback(lambda _: stop.set())
     try:
         while not working.done():
             await asyncio.wait((working,), timeout=_PROGRESS_SECONDS)
-            if instance.stop.is_set():
-                stop.set()
             if not working.done() and not stop.is_set():
-                line = {"progress": _progress(await operations.get_sync_status(instance))}
-                await response.write(_line(line))
-        await response.write(_line(_outcome(working, request)))
-    except ConnectionResetError:
+                await _write(response, {"progress": _progress(operations.status_now(instance))})
+        await _write(response, _outcome(working, request))
+    except (ConnectionError, TimeoutError):
         stop.set()  # nobody reads any more
         await asyncio.wait((working,))
     finally:
+        leaving.cancel()
         working.cancel()
     return response
+
+
+async def _write(response: web.StreamResponse, data: dict[str, Any]) -> None:
+    """Send a line. Raises ConnectionError, TimeoutError when nobody reads it."""
+    async with asyncio.timeout(_READER_SECONDS):
+        await response.write(json.dumps(data).encode() + b"\n")
 
 
 def _outcome(working: asyncio.Future[dict[str, Any]], request: web.Request) -> dict[str, Any]:
     try:
         return {"done": working.result()}
     except WppSyncError as error:
-        status = status_of(error, request)
+        status = status_of(error)
         told = error
     except Exception as error:  # noqa: BLE001 - no traceback reaches whoever asked
         status, told = 500, bug(error, request)
@@ -308,7 +315,3 @@ def _outcome(working: asyncio.Future[dict[str, Any]], request: web.Request) -> d
 def _progress(status: dict[str, Any]) -> dict[str, Any]:
     """What changes while one waits."""
     return {key: status[key] for key in ("instance", "state", "rows_written", "sync_state")}
-
-
-def _line(data: dict[str, Any]) -> bytes:
-    return json.dumps(data).encode() + b"\n"

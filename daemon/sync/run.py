@@ -1,4 +1,4 @@
-"""One pass: every entity of an instance up to the head that stands when its turn comes.
+"""A pass, turn by turn: every entity of an instance up to the head that stands when its turn comes.
 
 Entities take turns of about a second, so that the first sync of a large one does not keep the
 others' new rows waiting. An entity's own trouble (its schema, its rows) ends its part of the pass
@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from daemon.aio import Throttle, wait_first
 from daemon.errors import (
     AccessError,
     DatabaseError,
@@ -69,43 +68,30 @@ class PassResult:
         self.more = later.more
 
 
-async def run_pass(
-    motions: Mapping[str, Motion],
-    stop: asyncio.Event,
-    *,
-    background: bool,
-    one_turn: bool,
-    throttle: Throttle,
+async def take_turns(
+    motions: Mapping[str, Motion], stop: asyncio.Event, *, background: bool
 ) -> PassResult:
-    """Bring each of these entities to where nothing is left to do, or give each one turn.
+    """Give each of these entities a turn, until one of them leaves more to do.
 
-    Where an operator has set a pace, the caller waits between single turns. Raises TransientError
-    for a server's trouble.
+    Raises TransientError for a server's trouble.
     """
     result = PassResult(rows=dict.fromkeys(motions, 0))
-    turns = dict(motions)
-    while turns and not stop.is_set() and not (one_turn and result.more):
-        if not one_turn and throttle.seconds:
-            await wait_first(throttle.seconds, stop)
-        for entity, motion in list(turns.items()):
-            if stop.is_set():
-                break
-            try:
-                step = await motion.step(stop, _TURN_SECONDS, background=background)
-            except (StateMovedError, PlanChangedError) as change:
-                result.moved[entity] = change
-                del turns[entity]
-                continue
-            except WppSyncError as error:
-                if not is_entitys_own(error):
-                    raise
-                result.errors[entity] = error
-                del turns[entity]
-                continue
-            result.rows[entity] += step.rows
-            result.late += step.late
-            result.deleted += step.deleted
-            if not step.more:
-                del turns[entity]
-        result.more = bool(turns)
+    for entity, motion in motions.items():
+        if stop.is_set():
+            result.more = True
+            break
+        try:
+            step = await motion.step(stop, _TURN_SECONDS, background=background)
+        except (StateMovedError, PlanChangedError) as change:
+            result.moved[entity] = change
+            continue
+        except WppSyncError as error:
+            if not is_entitys_own(error):
+                raise
+            result.errors[entity] = error
+            continue
+        result.rows[entity] += step.rows
+        result.late += step.late
+        result.deleted += step.deleted
+        result.more = result.more or step.more
     return result
