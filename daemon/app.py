@@ -264,7 +264,7 @@ class _Process:
 
     def _migrating(self) -> list[str]:
         """The statements of migrations that are under way: they are waited for."""
-        doing = [instance.migrator.doing for instance in self._built.instances.values()]
+        doing = [instance.migrator.doing for instance in self._supervisor.instances]
         return [each.words for each in doing if each is not None]
 
     async def _tell_manager(self) -> None:
@@ -272,7 +272,8 @@ class _Process:
         watchdog = self._notifier.watchdog_seconds
         before: list[str] = []
         while True:
-            stalled = [name for name, each in self._built.instances.items() if each.stalled]
+            # Also of those that are leaving: their successors wait for them.
+            stalled = [each.name for each in self._supervisor.instances if each.stalled]
             if stalled != before:
                 self._log.error("stalled", instances=stalled, before=before)
             before = stalled

@@ -113,6 +113,7 @@ class Central:
     """So long the list of transactions is shared. What it proves depends on when it was asked."""
 
     ROLES_AGE = 60.0
+    ALIVE_AGE = 5.0
     """So long it is believed that the server is (not) a primary."""
 
     TABLE_AGE = 10.0
@@ -145,6 +146,9 @@ class Central:
         self._pool = pool
         self._clock = clock
         self._metrics = metrics
+        self._alive_lock = asyncio.Lock()
+        self._alive_at = float("-inf")
+        self._silent: DatabaseError | None = None
         self._roles_lock = asyncio.Lock()
         self._validity = Validity(False, "not asked yet")
         self._validity_at = float("-inf")
@@ -255,6 +259,19 @@ class Central:
                 for shared in self._tables.values():
                     shared.settling.rule = self.rule
             return self._validity
+
+    async def alive(self) -> None:
+        """Raise DatabaseError where central does not answer; asked once for all, now and then."""
+        async with self._alive_lock:
+            if self._clock() - self._alive_at > self.ALIVE_AGE:
+                try:
+                    await self._fetch("alive", Statement("SELECT 1", (), "alive"))
+                    self._silent = None
+                except DatabaseError as error:
+                    self._silent = error
+                self._alive_at = self._clock()
+            if self._silent is not None:
+                raise self._silent
 
     def settle_words(self) -> str:
         """Which rule of settling is in force and why, for people; as last seen."""

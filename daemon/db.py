@@ -176,6 +176,12 @@ class Connection:
         self.longest_silence = 28_800
         """Seconds after which the server closes a local connection that says nothing."""
 
+        self.in_transaction = False
+        """Between a START TRANSACTION of ours and its end."""
+
+        self.in_transaction = False
+        """Between a START TRANSACTION of ours and its end."""
+
         self.used_at = asyncio.get_running_loop().time()
         self._free = asyncio.Lock()
         _open[role] += 1
@@ -276,23 +282,27 @@ class Connection:
     async def transaction(self) -> AsyncIterator[None]:
         """BEGIN … COMMIT; ROLLBACK when the block fails. A failed COMMIT has an unknown outcome:
         the connection is closed and the caller reads the state again."""
-        await self.execute(self._signature + b"START TRANSACTION")
+        self.in_transaction = True
         try:
-            yield
-        except BaseException as error:
-            if isinstance(error, Exception) and self.usable:
-                # Where it fails, the connection is closed, which rolls back as well; what is to be
-                # told is the first error.
-                with suppress(DatabaseError):
-                    await self.execute(self._signature + b"ROLLBACK")
-            else:
+            await self.execute(self._signature + b"START TRANSACTION")
+            try:
+                yield
+            except BaseException as error:
+                if isinstance(error, Exception) and self.usable:
+                    # Where it fails, the connection is closed, which rolls back as well; what is to
+                    # be told is the first error.
+                    with suppress(DatabaseError):
+                        await self.execute(self._signature + b"ROLLBACK")
+                else:
+                    self.discard()
+                raise
+            try:
+                await self.execute(self._signature + b"COMMIT")
+            except DatabaseError:
                 self.discard()
-            raise
-        try:
-            await self.execute(self._signature + b"COMMIT")
-        except DatabaseError:
-            self.discard()
-            raise
+                raise
+        finally:
+            self.in_transaction = False
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -17,19 +17,22 @@ from daemon.aio import Clock, wait_first
 from daemon.db import Connection
 from daemon.errors import DatabaseError, StandbyError
 from daemon.hosts import Copier, Seats
-from daemon.lock import Lock
+from daemon.lock import SILENCE_SECONDS, VERB_SILENCE_SECONDS, Lock
 
 _KEEP_SECONDS = 4.0
 """So often at least the server hears of whoever has the lock."""
 
-_COPIER_SECONDS = 15.0
+_TELL_SECONDS = 2.0
 """So often, at the most, is written how many instances this daemon copies."""
+
+Fit = Callable[[Connection], Awaitable[bool]]
+"""Whether this daemon could copy the instance, were it given it."""
 
 
 class Hold:
     """The connection and the lock of one instance."""
 
-    def __init__(self, settings: config.Instance, seats: Seats, clock: Clock) -> None:
+    def __init__(self, settings: config.Instance, seats: Seats, clock: Clock, *, fit: Fit) -> None:
         self.connection: Connection | None = None
         """The one that carries the lock."""
 
@@ -46,7 +49,16 @@ class Hold:
         self._clock = clock
         self._lock = Lock(settings.name, settings.database, clock)
         self._waiting: Connection | None = None
+        self._fit = fit
         self._told_at, self._told = float("-inf"), 0
+        self._asked_with: int | None = None
+        """So many instances this daemon copied when it last wrote that it asks for this one."""
+
+        self._given_to: int | None = None
+        self._did_not_come: int | None = None
+        """Connections of daemons that asked for it: the one that it was given to, and one that was
+        given it and did not take it. A frozen daemon asks until its lock is lost."""
+
         self._log = structlog.get_logger().bind(instance=settings.name)
 
     @property
@@ -64,16 +76,19 @@ class Hold:
             return self.connection
         self.connection = None
         connection = await self._standing_by(daemon=daemon)
+        if daemon and not self._seats.take(self._settings.name):
+            raise await self._no_room()
         try:
             await self._lock.take(connection)
-        except StandbyError:
-            self._seats.leave(self._settings.name)
-            await self._ask_for_it(connection, daemon=daemon)
-            raise
+        except StandbyError as error:
+            self._seats.lose(self._settings.name)
+            self._given_to = None
+            raise await self._by_whom(connection, error, daemon=daemon) from error
         except BaseException:
             await self.release()
             raise
-        self._waiting = self.copier = None
+        self._did_not_come, self._given_to = self._given_to, None
+        self._waiting = self.copier = self._asked_with = None
         self.asked_for = False
         self.connection = connection
         return connection
@@ -81,35 +96,55 @@ class Hold:
     async def _standing_by(self, *, daemon: bool) -> Connection:
         """A connection that may ask for the lock. Raises StandbyError when this daemon has enough
         to do."""
-        name = self._settings.name
-        self._seats.leave(name)
-        if daemon and not self._seats.take(name):
-            await self.release()
-            raise StandbyError(
-                f"{name}: this daemon copies {self._seats.taken} instances already, its"
-                " sync.max_instances",
-                hint="another daemon with this configuration copies it, or none",
-            )
+        self._seats.lose(self._settings.name)
+        if daemon and not self._seats.room(self._settings.name):
+            raise await self._no_room()
         if self._waiting is None or not self._waiting.usable:
+            self._seats.forgo(self._settings.name)
             self._waiting = await db.connect(self._settings, self._server, "local")
-            if daemon:
-                # Also while it stands by: who asks for an instance and dies must not be given it.
-                await self._lock.bound_silence(self._waiting)
+            self._asked_with = None
+            # Also while it stands by: who asks for an instance and dies must not be given it.
+            seconds = SILENCE_SECONDS if daemon else VERB_SILENCE_SECONDS
+            await self._lock.bound_silence(self._waiting, seconds)
         return self._waiting
 
-    async def _ask_for_it(self, connection: Connection, *, daemon: bool) -> None:
-        """Ask the daemon that has the lock for it, where it has many and this one has few."""
+    async def _no_room(self) -> StandbyError:
+        self.copier = None
+        await self.release()
+        return StandbyError(
+            f"{self._settings.name}: this daemon copies {self._seats.taken} instances already, its"
+            " sync.max_instances",
+            hint="another daemon with this configuration copies it, or none",
+        )
+
+    async def _by_whom(
+        self, connection: Connection, error: StandbyError, *, daemon: bool
+    ) -> StandbyError:
+        """Who has the lock; and ask for it, where he has many and this daemon has few."""
+        self.copier = await hosts.read(connection, self._note)
+        if self.copier is not None:
+            who = f"{self.copier.host}, process {self.copier.pid}"
+            error = StandbyError(
+                f"{error.message}; {who}, has said that it copies it", hint=error.hint
+            )
         if not daemon:
             await self.release()
-            return
-        self.copier = await hosts.read(connection, self._note)
-        theirs = 0 if self.copier is None else self.copier.instances
-        wanted = self._seats.wish(self._settings.name, theirs)
-        await self._lock.ask(connection, wanted=wanted)
+            return error
+        name, theirs = self._settings.name, 0 if self.copier is None else self.copier.instances
+        wanted = self._seats.wish(name, theirs)
+        if wanted and self._asked_with is None and not await self._fit(connection):
+            wanted = False
+        if not await self._lock.ask(connection, wanted=wanted):
+            self._seats.forgo(name)
+            self._asked_with = None
+        elif self._asked_with != self._seats.taken:
+            self._asked_with = self._seats.taken
+            await hosts.write_asker(connection, self._seats, self._note)
+        return error
 
     async def tell_who_copies(self, connection: Connection, *, now: bool = False) -> None:
         """So that other daemons know who it is, and how many instances he has."""
-        due = self._seats.taken != self._told and self._clock() - self._told_at >= _COPIER_SECONDS
+        due = self._seats.taken != self._told and self._clock() - self._told_at >= _TELL_SECONDS
         if now or due:
             self._told_at, self._told = self._clock(), self._seats.taken
             await hosts.write(connection, self._seats, self._note)
@@ -129,13 +164,16 @@ class Hold:
             if connection is None or not connection.usable:
                 continue
             try:
-                asked = await self._lock.asked_for(connection)
+                by = await self._lock.asked_by(connection)
+                if by is None or by == self._did_not_come or busy():
+                    continue
+                asker = await hosts.read_asker(connection, self._note)
             except DatabaseError as error:
                 # Whoever uses the connection next is told, too, and knows what to do.
                 self._log.debug("lock not kept", error=error.message)
                 continue
-            if asked and not busy() and self._seats.may_hand_over():
-                self.asked_for = True
+            if asker is not None and self._seats.give(asker):
+                self.asked_for, self._given_to = True, by
                 wake.set()
 
     async def release(self) -> None:

@@ -1,14 +1,16 @@
 """Several daemons with the same configuration: how many instances each of them copies.
 
 Nobody assigns anything. Each instance's lock decides who copies it (`daemon.lock`); this decides
-what a daemon asks for. `wpp_sync_copier`, in the instance's database, says who copies it and how
-many others he does; a daemon that has fewer asks for it by a second lock, and gets it.
+what a daemon asks for, and what it gives away. `wpp_sync_copier`, in the instance's database, says
+who copies it and who asks for it, each with how many instances he copies. Whoever has more than the
+one who asks gives one away after the other, until there is no difference worth a move.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from daemon.aio import Clock
@@ -17,12 +19,18 @@ from daemon.errors import MissingError
 from daemon.sql import Statement
 
 _PAUSE_SECONDS = 1.0
-"""A daemon hands over one instance after the other, so that the other's count can follow."""
+"""A daemon gives one instance away after the other, so that the other's count can follow."""
+
+_FOLLOW_SECONDS = 5.0
+"""What an asker says of himself is at most so old: his standby connections write it every 2.5 s.
+What was given to him since may not be in it."""
+
+_COPIER, _ASKER = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """Who copies an instance, as he has written it."""
+    """Who copies an instance, or asks for it, as he has written it."""
 
     host: str
     pid: int
@@ -34,10 +42,10 @@ class Copier:
     """UTC, `YYYY-MM-DD HH:MM:SS`."""
 
 
-def wants(theirs: int, ours: int, wished: int) -> bool:
-    """Whether a daemon that copies `ours` and has asked for `wished` more should ask another one,
-    who copies `theirs`, for one of his. Pure. Small differences are left alone."""
-    return theirs - ours - wished >= max(2, theirs // 10)
+def worth_a_move(more: int, fewer: int) -> bool:
+    """Whether a daemon that copies `more` should give one to another that copies `fewer`. Pure.
+    Small differences are left alone: a move costs a moment of nobody's copying."""
+    return more - fewer >= max(2, more // 10)
 
 
 class Seats:
@@ -49,16 +57,22 @@ class Seats:
         self._clock = clock
         self._taken: set[str] = set()
         self._wished: set[str] = set()
-        self._handed_over_at = float("-inf")
+        self._given_at = float("-inf")
+        self._given: dict[tuple[str, int], deque[float]] = defaultdict(deque)
+        self._told: dict[tuple[str, int], deque[tuple[float, int]]] = defaultdict(deque)
 
     @property
     def taken(self) -> int:
         """So many instances this daemon copies."""
         return len(self._taken)
 
+    def room(self, name: str) -> bool:
+        """Whether there is a place for this instance."""
+        return name in self._taken or self.most is None or self.taken < self.most
+
     def take(self, name: str) -> bool:
         """Have a place for this instance, if there is one."""
-        if name not in self._taken and self.most is not None and self.taken >= self.most:
+        if not self.room(name):
             return False
         self._taken.add(name)
         self._wished.discard(name)
@@ -69,28 +83,66 @@ class Seats:
         self._taken.discard(name)
         self._wished.discard(name)
 
+    def lose(self, name: str) -> None:
+        """It is not copied here any more; whether it is asked for, stays as it is."""
+        self._taken.discard(name)
+
+    def forgo(self, name: str) -> None:
+        """It is not asked for any more."""
+        self._wished.discard(name)
+
     def wish(self, name: str, theirs: int) -> bool:
-        """Whether to ask the other daemon for this instance."""
-        room = self.most is None or self.taken + len(self._wished) < self.most
-        if room and wants(theirs, self.taken, len(self._wished)):
+        """Whether to ask the daemon that copies `theirs` for this instance."""
+        self._wished.discard(name)
+        # Each one that comes is one more here and one fewer there.
+        coming = len(self._wished)
+        room = self.most is None or self.taken + coming < self.most
+        if room and worth_a_move(theirs - coming, self.taken + coming):
             self._wished.add(name)
         return name in self._wished
 
-    def may_hand_over(self) -> bool:
-        """Whether one may go to whoever asked for it now."""
-        now = self._clock()
-        if now - self._handed_over_at < _PAUSE_SECONDS or self.taken < 2:
+    def give(self, asker: Copier) -> bool:
+        """Whether to give one instance to this one, who asks for it, now."""
+        now, who = self._clock(), (asker.host, asker.pid)
+        told, given = self._told[who], self._given[who]
+        told.append((now, asker.instances))
+        while told[0][0] < now - _FOLLOW_SECONDS:
+            told.popleft()
+        while given and given[0] < now - _FOLLOW_SECONDS:
+            given.popleft()
+        theirs = max(count for _, count in told) + len(given)
+        if now - self._given_at < _PAUSE_SECONDS or not worth_a_move(self.taken, theirs):
             return False
-        self._handed_over_at = now
+        self._given_at = now
+        given.append(now)
         return True
 
 
 async def read(connection: Connection, note: str) -> Copier | None:
     """Who copies it, as he has written it; he may be gone since."""
+    return await _read(connection, _COPIER, note)
+
+
+async def read_asker(connection: Connection, note: str) -> Copier | None:
+    """Who has asked for it last."""
+    return await _read(connection, _ASKER, note)
+
+
+async def write(connection: Connection, seats: Seats, note: str) -> None:
+    """We copy it."""
+    await _write(connection, _COPIER, seats, note)
+
+
+async def write_asker(connection: Connection, seats: Seats, note: str) -> None:
+    """We ask for it."""
+    await _write(connection, _ASKER, seats, note)
+
+
+async def _read(connection: Connection, which: int, note: str) -> Copier | None:
     columns = "host, pid, version, instances, since"
     try:
         rows = await connection.fetch(
-            Statement(f"SELECT {columns} FROM wpp_sync_copier WHERE id = 1", (), note)
+            Statement(f"SELECT {columns} FROM wpp_sync_copier WHERE id = %s", (which,), note)
         )
     except MissingError:
         return None
@@ -105,17 +157,19 @@ async def read(connection: Connection, note: str) -> Copier | None:
     return None
 
 
-async def write(connection: Connection, seats: Seats, note: str) -> None:
-    """We copy it."""
+async def _write(connection: Connection, which: int, seats: Seats, note: str) -> None:
     us = (socket.gethostname()[:255], os.getpid(), seats.version[:50], seats.taken)
-    await connection.execute(
-        Statement(
-            "INSERT INTO wpp_sync_copier (id, host, pid, version, instances) VALUES"
-            " (1, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE"
-            " since = IF(host = VALUES(host) AND pid = VALUES(pid), since, CURRENT_TIMESTAMP),"
-            " host = VALUES(host), pid = VALUES(pid), version = VALUES(version),"
-            " instances = VALUES(instances)",
-            us,
-            note,
+    try:
+        await connection.execute(
+            Statement(
+                "INSERT INTO wpp_sync_copier (id, host, pid, version, instances) VALUES"
+                " (%s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE"
+                " since = IF(host = VALUES(host) AND pid = VALUES(pid), since, CURRENT_TIMESTAMP),"
+                " host = VALUES(host), pid = VALUES(pid), version = VALUES(version),"
+                " instances = VALUES(instances)",
+                (which, *us),
+                note,
+            )
         )
-    )
+    except MissingError:
+        return  # a database that this version has not migrated yet

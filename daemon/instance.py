@@ -60,12 +60,21 @@ InstanceState = Literal[
 STANDBY_SECONDS = 2.5
 """So often a standby asks for the lock."""
 
-_AWAY_SECONDS = 10.0
-"""So long whoever has handed an instance over does not ask for it."""
+_AWAY_SECONDS = 4.0
+"""So long whoever has handed an instance over leaves it to the one who asked for it."""
+
+_CENTRAL_PATIENCE_SECONDS = 15.0
+"""A daemon that cannot read central for so long lets go of the instance: another host may."""
+
+_UNFIT_SECONDS = 600.0
+"""So long a daemon does not ask for an instance that it has failed with."""
 
 TURN_SECONDS = 1800.0
 """Every wait within a turn is bounded, so that no turn takes nearly as long, but for one that
 migrates. One that does is broken off and told."""
+
+_LONG_TURN_SECONDS = 10.0
+"""From here on a turn is taken for one that waits for a silent server: the lag grows."""
 
 _GRACE_SECONDS = 30.0
 """What a turn that is broken off may take to end. Longer, and the instance is stalled."""
@@ -173,7 +182,8 @@ class Instance:
         self._clock = shared.clock
         self._metrics = shared.metrics
         self._log = structlog.get_logger().bind(instance=self.name)
-        self.hold = Hold(settings, shared.seats, shared.clock)
+        self.hold = Hold(settings, shared.seats, shared.clock, fit=self._fit)
+        self._unfit_until = self._central_failed_at = float("-inf")
         self._ready = False
         """All migrations are in effect, and nothing keeps the instance from being copied."""
 
@@ -191,9 +201,9 @@ class Instance:
         """The comparisons that somebody has asked for."""
 
         self._comparing = asyncio.Lock()
-        self._compare_whole = False
-        self._rows_are_old = False
-        """State and orders are to be read again: somebody has changed them on purpose."""
+        self._compare_whole = self._rows_are_old = False
+        """Entities that are compared whole are to be compared now; state and orders are to be read
+        again: somebody has changed them on purpose."""
 
         self._heartbeat_at = self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
@@ -226,6 +236,14 @@ class Instance:
         return self._clock() - self._turn_began_at > self._turn_seconds + _GRACE_SECONDS
 
     @property
+    def writing(self) -> bool:
+        """A transaction or a migration is under way, which a stop lets end."""
+        connection = self.hold.connection
+        return self.migrator.doing is not None or (
+            connection is not None and connection.in_transaction
+        )
+
+    @property
     def locked(self) -> bool:
         """This process holds the instance's lock."""
         return self.hold.usable
@@ -250,7 +268,11 @@ class Instance:
         is not copied yet. 0 when it has reached it; while passes fail it grows. Of an entity that
         is compared whole: how old the last comparison is."""
         motion = self.motions.get(entity)
-        stands = self.error is not None or entity in self.orders.pauses
+        hangs = (
+            self._turn_began_at is not None
+            and self._clock() - self._turn_began_at > _LONG_TURN_SECONDS
+        )
+        stands = hangs or self.error is not None or entity in self.orders.pauses
         if (
             stands
             or motion is None
@@ -382,6 +404,7 @@ class Instance:
         except StoppedError:
             return 0.0
         except WppSyncError as error:
+            await self._let_go(error)
             transient = isinstance(error, TransientError)
             pause = backoff.next() if transient else jittered(SLOW_RETRY_SECONDS)
             if isinstance(error, TransientError):
@@ -397,11 +420,38 @@ class Instance:
                 error.since = self.error.since
             self.error = error
             return pause
+        self._central_failed_at = float("-inf")
         failures = backoff.reset()
         if failures:
             self._log.info("recovered", after_errors=failures)
         pause = 0.0 if result.more else jittered(self.settings.poll_interval)
         return max(pause, self.throttle.seconds)
+
+    async def _let_go(self, error: WppSyncError) -> None:
+        """After an error: leave the instance to another host, where that may do better."""
+        if not (isinstance(error, DatabaseError) and error.server == "central"):
+            self._central_failed_at = float("-inf")
+            if not isinstance(error, TransientError):
+                self._unfit_until = self._clock() + _UNFIT_SECONDS
+            return
+        if self._central_failed_at == float("-inf"):
+            self._central_failed_at = self._clock()
+        elif self._clock() - self._central_failed_at >= _CENTRAL_PATIENCE_SECONDS:
+            async with self._busy:
+                self._ready = False
+                await self.hold.release()
+
+    async def _fit(self, connection: Connection) -> bool:
+        """Whether this process could copy the instance, as far as can be told without its lock."""
+        if self._clock() < self._unfit_until:
+            return False
+        try:
+            await self._shared.central.alive()
+            await self.migrator.look(connection)
+        except WppSyncError as error:
+            self._log.debug("not asked for", reason=error.message)
+            return False
+        return True
 
     def _forget_what_others_change(self) -> None:
         """Another daemon copies it: what was true here is not any more."""
@@ -611,7 +661,11 @@ class Instance:
         if not self.hold.usable:
             self._forget_motions()
             self._ready = False
-        return await self.hold.take(daemon=self.running)
+            if self._central_failed_at != float("-inf"):
+                await self._shared.central.alive()  # else another host's chance is better
+        connection = await self.hold.take(daemon=self.running)
+        await self.hold.tell_who_copies(connection)
+        return connection
 
     async def _heed(self, connection: Connection) -> None:
         """Do what an operator has said since. Raises PausedError."""
@@ -681,7 +735,6 @@ class Instance:
         self._heartbeat_at = self._clock()
         self._rows_are_old = False
         await self._heed(connection)
-        await self.hold.tell_who_copies(connection)
         note = f"{self.name} heartbeat"
         found = await state.read(connection, note)
         never_compared = await state.never_compared(connection, note)

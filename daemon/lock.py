@@ -22,6 +22,10 @@ SILENCE_SECONDS = 10
 """A daemon that is not heard of for so long has lost its locks: its host may have died without a
 word. Together with a standby's pace this is below 15 s."""
 
+VERB_SILENCE_SECONDS = 120
+"""The same for a process that does one thing and ends: it has nobody who speaks while it waits for
+a long statement of central's."""
+
 _ASKED_FOR = "wpp-next."
 
 
@@ -73,6 +77,7 @@ class Lock:
             ((got,),) = await connection.fetch(sql.get_lock(self.name, self._note))
             if got == b"1":
                 self._ours = {connection.thread_id}
+                await self.ask(connection, wanted=False)  # others may ask us for it from here on
                 return
             held_by = await holder(connection, self._database, self._note)
             if held_by is None:
@@ -93,24 +98,26 @@ class Lock:
             await asyncio.sleep(0.05)
         raise TransientError(self._server, 1205, f"the lock {self.name} cannot be had")
 
-    async def bound_silence(self, connection: Connection) -> None:
-        """Lose all locks of this connection when nothing is heard of it for SILENCE_SECONDS."""
-        connection.longest_silence = SILENCE_SECONDS
-        await connection.execute(sql.wait_timeout(SILENCE_SECONDS, self._note))
+    async def bound_silence(self, connection: Connection, seconds: int) -> None:
+        """Lose all locks of this connection when nothing is heard of it for so long."""
+        connection.longest_silence = seconds
+        await connection.execute(sql.wait_timeout(seconds, self._note))
 
-    async def ask(self, connection: Connection, *, wanted: bool) -> None:
-        """Ask whoever has the lock for it, or do so no more."""
+    async def ask(self, connection: Connection, *, wanted: bool) -> bool:
+        """Ask whoever has the lock for it, or do so no more; whether we ask now. One daemon at a
+        time can."""
         if wanted and not self._asking:
-            # Another daemon may ask already; then it is its turn.
-            await connection.fetch(sql.get_lock(self._next, self._note))
+            ((got,),) = await connection.fetch(sql.get_lock(self._next, self._note))
+            self._asking = got == b"1"
         elif self._asking and not wanted:
             await connection.execute(sql.release_lock(self._next, self._note))
-        self._asking = wanted
+            self._asking = False
+        return self._asking
 
-    async def asked_for(self, connection: Connection) -> bool:
-        """Whether another daemon asks for the lock that we have."""
+    async def asked_by(self, connection: Connection) -> int | None:
+        """The connection of another daemon that asks for the lock that we have, if one does."""
         ((by,),) = await connection.fetch(sql.is_used_lock(self._next, self._note))
-        return by is not None and int(by) != connection.thread_id
+        return None if by is None or int(by) == connection.thread_id else int(by)
 
     async def release(self, connection: Connection) -> None:
         """Give it back, so that the next one need not wait for the server to see that the

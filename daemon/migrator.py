@@ -106,9 +106,9 @@ class Migrator:
             if warning not in warned:
                 self._log.warning("migrations", problem=warning)
         if standing.pending or standing.adopted:
+            if standing.pending:
+                began()  # also while it waits for its turn
             async with self._shared.at_once:
-                if standing.pending:
-                    began()
                 await self._apply(connection, standing, stop)
         await self.read(connection)
 

@@ -15,6 +15,10 @@ Left = Callable[[Instance, Instance | None], None]
 """Told when an instance has left for good, with the one that takes its place, if one does."""
 
 
+_PATIENCE_SECONDS = 3.0
+"""So long an instance that is to leave may wait for a server outside of a transaction."""
+
+
 class Supervisor:
     """Runs instances until it is stopped; which ones, may change meanwhile."""
 
@@ -51,17 +55,40 @@ class Supervisor:
         self._wanted = dict(wanted)
         if self._group is None:
             return
+        leaving = []
         for name, instance in list(self._running.items()):
             if wanted.get(name) is not instance:
                 instance.stop.set()
+                leaving.append(instance)
                 if name not in wanted:
                     del self._running[name]
+        if leaving:
+            self._group.create_task(self._see_off(leaving), name="see off")
         for name, instance in wanted.items():
             if self._running.get(name) is not instance:
                 self._running[name] = instance
                 before = [each for each in self._tasks if each.name == name]
                 guard = self._guard(instance, before)
                 self._tasks[instance] = self._group.create_task(guard, name=f"instance {name}")
+
+    @property
+    def instances(self) -> list[Instance]:
+        """Those that run, also those that are leaving."""
+        return list(self._tasks)
+
+    async def _see_off(self, leaving: Iterable[Instance]) -> None:
+        """An instance that is to leave finishes its batch; one that waits for a server that does
+        not answer, is broken off."""
+        tasks = {self._tasks[each]: each for each in leaving if each in self._tasks}
+        pause = _PATIENCE_SECONDS
+        while tasks:
+            done, _ = await asyncio.wait(tasks, timeout=pause, return_when=asyncio.ALL_COMPLETED)
+            for task in done:
+                del tasks[task]
+            for task, instance in tasks.items():
+                if not instance.writing:
+                    task.cancel()
+            pause = 1.0
 
     async def wait_for(self, instances: Iterable[Instance]) -> None:
         """Until these, which `apply` no longer wants, have left."""

@@ -16,9 +16,9 @@ HEALTHY_PASSES = 20
 
 def main() -> None:
     passes = 0
-    real = instance.Instance.sync_pass
+    real = instance.Instance._one_turn
 
-    async def sync_pass(self: instance.Instance, *args: Any, **more: Any) -> PassResult:
+    async def one_turn(self: instance.Instance, *args: Any, **more: Any) -> PassResult:
         nonlocal passes
         passes += self.name == "hung"
         while self.name == "hung" and passes > HEALTHY_PASSES:
@@ -28,7 +28,7 @@ def main() -> None:
                 continue  # the bug: it does not even let itself be broken off
         return await real(self, *args, **more)
 
-    instance.Instance.sync_pass = sync_pass  # type: ignore[method-assign]
+    instance.Instance._one_turn = one_turn  # type: ignore[method-assign]
     instance.TURN_SECONDS = 0.5
     instance._GRACE_SECONDS = 0.5
     settings = config.load(Path(sys.argv[1]))

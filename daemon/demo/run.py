@@ -169,8 +169,10 @@ async def _live(
         async with asyncio.TaskGroup() as group:
             group.create_task(traffic.run(ended), name="traffic")
             showing = group.create_task(watch.show(), name="show")
-            await wait_first(seconds, stop)
-            ended.set()
+            try:
+                await wait_first(seconds, stop)
+            finally:
+                ended.set()  # also when showing has failed: who writes hears of nothing else
             showing.cancel()
     except ExceptionGroup as group_of:
         error: BaseException = group_of

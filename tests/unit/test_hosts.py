@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.hosts import Seats, wants
+from daemon.hosts import Copier, Seats, worth_a_move
 
 
 class Time:
@@ -18,13 +19,19 @@ class Time:
 
 
 def test_small_differences_are_left_alone() -> None:
-    assert not wants(1, 0, 0)
-    assert wants(2, 0, 0)
-    assert not wants(20, 19, 0)
-    assert wants(20, 18, 0)
-    assert not wants(20, 17, 2)
-    assert not wants(100, 91, 0)
-    assert wants(100, 90, 0)
+    assert not worth_a_move(1, 0)
+    assert worth_a_move(2, 0)
+    assert not worth_a_move(20, 19)
+    assert worth_a_move(20, 18)
+    assert not worth_a_move(100, 91)
+    assert worth_a_move(100, 90)
+
+
+def test_no_more_is_wished_for_than_would_make_it_fair() -> None:
+    seats = Seats(None, "1", Time())
+    assert [seats.wish(str(number), 10) for number in range(7)] == [True] * 5 + [False] * 2
+    assert seats.wish("0", 10), "what is wished for already is no further one"
+    assert not seats.wish("0", 1), "and is given up when it is not worth it any more"
 
 
 def test_no_more_than_there_is_room_for() -> None:
@@ -41,16 +48,34 @@ def test_no_more_than_there_is_room_for() -> None:
     assert seats.taken == 2
 
 
-def test_one_after_the_other_is_handed_over_and_the_last_one_stays() -> None:
+def asker(instances: int, pid: int = 1) -> Copier:
+    return Copier("other", pid, "1", instances, "")
+
+
+def test_one_after_the_other_is_given_until_it_is_fair() -> None:
     time = Time()
     seats = Seats(None, "1", time)
-    seats.take("a")
-    assert not seats.may_hand_over()
-    seats.take("b")
-    assert seats.may_hand_over()
-    assert not seats.may_hand_over()
+    for name in "abcdef":
+        seats.take(name)
+    assert seats.give(asker(0))
+    assert not seats.give(asker(0)), "one a second"
+    seats.leave("a")
     time.now += 1.0
-    assert seats.may_hand_over()
+    assert seats.give(asker(0)), "5 here, 0 there and one on its way"
+    seats.leave("b")
+    time.now += 1.0
+    assert seats.give(asker(0)), "4 here, 0 there and two on their way"
+    seats.leave("c")
+    time.now += 1.0
+    assert not seats.give(asker(0)), "3 here, 0 there and three on their way: that will do"
+    time.now += 6.0
+    assert not seats.give(asker(3)), "3 by now"
+    assert seats.give(asker(0, pid=2)), "another one has none"
+
+
+class Copies(NamedTuple):
+    daemon: int
+    instances: int
 
 
 class Fleet:
@@ -62,15 +87,18 @@ class Fleet:
         self.daemons = [Seats(room, "1", self.time) for room in rooms]
         self.alive = set(range(len(rooms)))
         self.holder: dict[str, int] = {}
-        self.written: dict[str, tuple[int, float]] = {}
-        self.asking: dict[str, int] = {}
+        self.written: dict[str, int] = {}
+        self.asking: dict[str, Copies] = {}
         self.away: dict[tuple[int, str], float] = {}
+        self.moves = 0
         self.draw = random.Random(seed)
 
     def kill(self, daemon: int) -> None:
         self.alive.discard(daemon)
         for name in [name for name, holder in self.holder.items() if holder == daemon]:
             del self.holder[name]
+        for name in [name for name, asked in self.asking.items() if asked.daemon == daemon]:
+            del self.asking[name]
 
     def second(self) -> None:
         self.time.now += 1.0
@@ -78,62 +106,68 @@ class Fleet:
         self.draw.shuffle(order)
         for daemon, name in order:
             if self.holder.get(name) == daemon:
+                if self.draw.random() < 1 / 2:
+                    self.written[name] = self.daemons[daemon].taken
                 if self.draw.random() < 1 / 4:
                     self.keep(daemon, name)
             elif self.draw.random() < 1 / 2.5 and self.away.get((daemon, name), 0) <= self.time.now:
                 self.ask(daemon, name)
 
     def keep(self, daemon: int, name: str) -> None:
-        seats = self.daemons[daemon]
-        if self.time.now - self.written[name][1] >= 15:
-            self.written[name] = (seats.taken, self.time.now)
-        if self.asking.get(name, daemon) != daemon and seats.may_hand_over():
+        seats, asked = self.daemons[daemon], self.asking.get(name)
+        if asked is None:
+            return
+        if seats.give(Copier(f"host {asked.daemon}", 1, "1", asked.instances, "")):
             seats.leave(name)
             del self.holder[name]
-            self.away[daemon, name] = self.time.now + 10
+            self.moves += 1
+            self.away[daemon, name] = self.time.now + 4
 
     def ask(self, daemon: int, name: str) -> None:
-        seats = self.daemons[daemon]
-        seats.leave(name)
-        if not seats.take(name):
+        seats, asked = self.daemons[daemon], self.asking.get(name)
+        if not seats.room(name):
+            # Nothing is held on a connection that is closed.
+            seats.leave(name)
+            if asked is not None and asked.daemon == daemon:
+                del self.asking[name]
             return
         if name not in self.holder:
+            assert seats.take(name)
             self.holder[name] = daemon
-            self.written[name] = (seats.taken, self.time.now)
-            self.asking.pop(name, None)
+            self.written[name] = seats.taken
+            if name in self.asking and self.asking[name].daemon == daemon:
+                del self.asking[name]
             return
-        seats.leave(name)
-        if seats.wish(name, self.written[name][0]):
-            self.asking.setdefault(name, daemon)
-        elif self.asking.get(name) == daemon:
-            del self.asking[name]
+        if not seats.wish(name, self.written[name]):
+            if asked is not None and asked.daemon == daemon:
+                del self.asking[name]
+        elif asked is None or asked.daemon == daemon:
+            self.asking[name] = Copies(daemon, seats.taken)
+        else:
+            seats.forgo(name)
 
     def counts(self) -> list[int]:
         held = list(self.holder.values())
         return [held.count(daemon) for daemon in sorted(self.alive)]
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1 << 30), instances=st.integers(6, 60), late=st.booleans())
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 30), instances=st.integers(6, 60), late=st.integers(0, 2))
 def test_three_daemons_come_to_fair_shares_and_stay_there(
-    seed: int, instances: int, late: bool
+    seed: int, instances: int, late: int
 ) -> None:
     fleet = Fleet(instances, [None] * 3, seed)
-    if late:
-        fleet.alive = {0}
-        for _ in range(20):
+    for joined in range(3 - late, 4):
+        fleet.alive = set(range(joined))
+        for _ in range(180):
             fleet.second()
-        fleet.alive = {0, 1, 2}
-    for _ in range(240):
+    assert sum(fleet.counts()) == instances
+    # Neighbours leave a difference alone that is less than a tenth, or one.
+    assert max(fleet.counts()) - min(fleet.counts()) <= max(2, instances // 10), fleet.counts()
+    moves = fleet.moves
+    for _ in range(300):
         fleet.second()
-    assert sum(fleet.counts()) >= instances - 1, "one may be on its way"
-    slack = max(3, instances // 6)
-    assert max(fleet.counts()) - min(fleet.counts()) <= 2 * slack, fleet.counts()
-    before = dict(fleet.holder)
-    for _ in range(120):
-        fleet.second()
-    moved = sum(before.get(name) != holder for name, holder in fleet.holder.items())
-    assert moved <= instances // 3, "they come to rest"
+    assert fleet.moves == moves, "they rest"
 
 
 @settings(max_examples=25, deadline=None)
@@ -141,11 +175,15 @@ def test_three_daemons_come_to_fair_shares_and_stay_there(
 def test_no_instance_is_left_while_somebody_has_room(seed: int, rooms: list[int]) -> None:
     instances = 40
     fleet = Fleet(instances, list(rooms), seed)
-    for _ in range(60):
+    for _ in range(180):
         fleet.second()
-    assert sum(fleet.counts()) >= min(instances, sum(rooms)) - 1
+    assert sum(fleet.counts()) == min(instances, sum(rooms))
     assert all(count <= room for count, room in zip(fleet.counts(), rooms, strict=True))
     fleet.kill(0)
-    for _ in range(20):
+    for _ in range(15):
         fleet.second()
-    assert sum(fleet.counts()) >= min(instances, sum(rooms[1:])) - 1
+    left = min(instances, sum(rooms[1:]))
+    assert sum(fleet.counts()) >= left - 2, "one for each of the others may be on its way"
+    for _ in range(180):
+        fleet.second()
+    assert sum(fleet.counts()) == left

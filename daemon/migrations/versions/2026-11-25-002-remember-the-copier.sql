@@ -1,7 +1,7 @@
 -- description: Create wpp_sync_copier, which daemon copies this database
 
 CREATE TABLE IF NOT EXISTS wpp_sync_copier (
-    id TINYINT NOT NULL COMMENT 'always 1',
+    id TINYINT NOT NULL COMMENT '1: who copies, 2: who asks for it',
     host VARCHAR(255) NOT NULL,
     pid BIGINT NOT NULL,
     version VARCHAR(50) NOT NULL COMMENT 'of wpp-sync',
