@@ -239,7 +239,7 @@ class _Process:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             if not supervising.done():
-                self._log.warning("batches were not finished in time: they are rolled back")
+                self._log.warning("batches broken off")
                 supervising.cancel()
             answering.cancel()
             leaving.cancel()
@@ -257,8 +257,10 @@ class _Process:
         before: list[str] = []
         while True:
             stalled = [name for name, each in self._built.instances.items() if each.stalled]
-            if stalled != before:
-                self._log.error("stalled", instances=stalled, before=before)
+            for name in stalled:
+                self._log.error("stalled", instance=name)
+            for name in set(before) - set(stalled):
+                self._log.info("goes on", instance=name)
             before = stalled
             lines = heartbeat(
                 watched=watchdog is not None,
@@ -270,7 +272,8 @@ class _Process:
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     async def _look_on(self) -> None:
-        """Measure how late the event loop is, and count the rows of each instance."""
+        """Measure how late the event loop is, count the rows of each instance, and have told what
+        the log held back."""
         clock = asyncio.get_running_loop().time
         sampled_at = float("-inf")
         while True:
@@ -279,6 +282,7 @@ class _Process:
             self._built.metrics.event_loop_delay.observe(max(0.0, clock() - asked))
             if clock() - sampled_at >= SAMPLE_SECONDS:
                 sampled_at = clock()
+                log.tell_overdue()
                 for instance in self._built.instances.values():
                     instance.recent.sample(instance.rows_written)
 
@@ -318,7 +322,9 @@ class _Process:
                 return await self._reload()
             except WppSyncError as error:
                 self._built.metrics.reload_success.set(0)
-                self._log.error("reload refused", error=error.message, hint=error.hint)
+                self._log.error(
+                    "reload refused", code=error.code, error=error.message, hint=error.hint
+                )
                 raise
             finally:
                 self._notifier.tell("READY=1", status_line(self._states()))
@@ -376,7 +382,10 @@ class _Process:
             try:
                 done = await operations.reset_sync_state(instance, name)
             except WppSyncError as error:
-                self._log.error("reset failed", instance=instance.name, error=error.message)
+                self._log.error(
+                    "reset failed", instance=instance.name, entity=name, code=error.code,
+                    error=error.message, hint=error.hint,
+                )  # fmt: skip
             else:
                 self._built.metrics.resets.labels("sighup").inc()
                 self._log.info("reset", instance=instance.name, entities=done)
