@@ -168,7 +168,7 @@ def _render(
     if not style.journal:
         return line
     # Also the lines of a traceback for eyes: the journal takes each for an entry.
-    return "\n".join(_PRIORITIES[method] + each for each in str(line).splitlines())
+    return "\n".join(_PRIORITIES[method] + each for each in str(line).split("\n"))
 
 
 class _Forward(logging.Handler):
