@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import structlog
 
-from daemon.errors import without_secrets
+from daemon.errors import WppSyncError, without_secrets
 from daemon.repeats import Event, Repeats
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -31,8 +31,8 @@ ENDS = {
 }
 """What is the end of what: told when its beginning was."""
 
-ANSWERS = frozenset({"reload refused", "nothing was reset", "reset failed"})
-"""What answers an operator who sent a signal: told each time."""
+ANSWERS = frozenset({"reload refused", "nothing was reset", "reset failed", "ended"})
+"""What answers an operator: told each time."""
 
 
 class Style(NamedTuple):
@@ -107,6 +107,16 @@ def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
     except OSError:
         return False
     return environ.get("JOURNAL_STREAM", "") == f"{there.st_dev}:{there.st_ino}"
+
+
+def tell_journal(error: WppSyncError) -> bool:
+    """Tell what ends this process as an event, where standard error is the journal; False where it
+    is not."""
+    if not is_journal(os.environ, 2):
+        return False
+    set_up("info", "json")
+    structlog.get_logger().error("ended", code=error.code, error=error.message, hint=error.hint)
+    return True
 
 
 def tell_overdue() -> None:
