@@ -184,6 +184,8 @@ def _render(
 class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        told = f": {type(error).__name__}: {error}" if error is not None else ""
+        # Its first line says what it is; below it aiohttp quotes what a stranger has sent.
+        first = str(error).partition("\n")[0]
+        told = f": {type(error).__name__}: {first}" if error is not None else ""
         message = f"{record.getMessage()}{told}"
         structlog.get_logger().warning("library", logger=record.name, message=message)
