@@ -89,10 +89,6 @@ class Backoff:
         failures, self.failures = self.failures, 0
         return failures
 
-    def speak(self) -> bool:
-        """True for the failures worth a log line: the first, then the 2nd, 4th, 8th, …"""
-        return self.failures & (self.failures - 1) == 0
-
 
 class Throttle:
     """A bucket that fills with so many rows a second, and holds those of one second. Pure but for

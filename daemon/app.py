@@ -252,7 +252,7 @@ class _Process:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             if not supervising.done():
-                self._log.warning("batches were not finished in time: they are rolled back")
+                self._log.warning("batches broken off")
                 supervising.cancel()
                 # What came through the doors may hold what the loops wait for.
                 group.create_task(self._doors.close(), name="close doors")
@@ -274,8 +274,10 @@ class _Process:
         while True:
             # Also of those that are leaving: their successors wait for them.
             stalled = [each.name for each in self._supervisor.instances if each.stalled]
-            if stalled != before:
-                self._log.error("stalled", instances=stalled, before=before)
+            for name in stalled:
+                self._log.error("stalled", instance=name)
+            for name in set(before) - set(stalled):
+                self._log.info("goes on", instance=name)
             before = stalled
             lines = heartbeat(
                 watched=watchdog is not None,
@@ -287,7 +289,8 @@ class _Process:
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     async def _look_on(self) -> None:
-        """Measure how late the event loop is, and count the rows of each instance."""
+        """Measure how late the event loop is, count the rows of each instance, and have told what
+        the log held back."""
         clock = asyncio.get_running_loop().time
         sampled_at = float("-inf")
         while True:
@@ -296,6 +299,7 @@ class _Process:
             self._built.metrics.event_loop_delay.observe(max(0.0, clock() - asked))
             if clock() - sampled_at >= SAMPLE_SECONDS:
                 sampled_at = clock()
+                log.tell_overdue()
                 for instance in self._built.instances.values():
                     instance.recent.sample(instance.rows_written)
 
@@ -322,8 +326,9 @@ class _Process:
         except Exception as error:  # noqa: BLE001 - the isolation that is promised
             told = internal(error)
             self._log.error(
-                "signal not answered", signal=number.name, error=told.message, hint=told.hint
-            )
+                "signal not answered", signal=number.name, code=told.code, error=told.message,
+                hint=told.hint,
+            )  # fmt: skip
 
     async def _log_status(self) -> None:
         for instance in list(self._built.instances.values()):
@@ -345,7 +350,9 @@ class _Process:
             except Exception as error:
                 told = internal(error)
                 self._built.metrics.reload_success.set(0)
-                self._log.error("reload refused", error=told.message, hint=told.hint)
+                self._log.error(
+                    "reload refused", code=told.code, error=told.message, hint=told.hint
+                )
                 raise
             finally:
                 if not self._stop.is_set():
@@ -410,7 +417,10 @@ class _Process:
             try:
                 done = await operations.reset_sync_state(instance, name)
             except WppSyncError as error:
-                self._log.error("reset failed", instance=instance.name, error=error.message)
+                self._log.error(
+                    "reset failed", instance=instance.name, entity=name, code=error.code,
+                    error=error.message, hint=error.hint,
+                )  # fmt: skip
             else:
                 self._built.metrics.resets.labels("sighup").inc()
                 self._log.info("reset", instance=instance.name, entities=done)

@@ -425,7 +425,10 @@ def _tls(server: Server, name: str) -> ssl.SSLContext:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if tls.cert:
-            context.load_cert_chain(str(tls.cert), str(tls.key) if tls.key else None)
+            # Without a password OpenSSL would ask for one on the terminal, and all would wait.
+            context.load_cert_chain(
+                str(tls.cert), str(tls.key) if tls.key else None, password=lambda: ""
+            )
     except (OSError, ssl.SSLError) as error:
         raise AccessError(
             name, 2026, f"the TLS files cannot be used: {error}", hint="check tls.ca, cert and key"

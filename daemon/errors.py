@@ -7,8 +7,10 @@ there is one, is the cause (`__cause__`); only `daemon.db` knows the driver.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 # Exit codes of the command line; they are an interface (README, "Exit codes").
 EXIT_OK = 0
@@ -19,20 +21,47 @@ EXIT_DIFFERENT = 4
 EXIT_INTERRUPTED = 130  # as a shell says of SIGINT
 
 
+_SHORTEST_SECRET = 8
+"""A shorter password is found in any text, and would make it unreadable rather than safe."""
+
+_secrets: dict[str, None] = {}
+
+
+def keep_secret(password: str) -> None:
+    """From here on no error says it: not plainly, quoted, escaped or as part of an address.
+
+    Nothing of ours puts a password into an error. But a password may stand in the wrong place of
+    the configuration, and what a library says of a value is not in our hands.
+    """
+    if len(password) >= _SHORTEST_SECRET:
+        forms = (password, repr(password)[1:-1], ascii(password)[1:-1], json.dumps(password)[1:-1],
+                 json.dumps(password, ensure_ascii=False)[1:-1], quote(password),
+                 quote(password, safe=""))  # fmt: skip
+        _secrets.update(dict.fromkeys(forms))
+
+
+def without_secrets(text: str) -> str:
+    """The text with … in the place of every password."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, "…")
+    return text
+
+
 class WppSyncError(Exception):
     """Base of every expected error.
 
     `message` says what and where, `hint` what to do about it, `code` names the kind for machines.
-    None of them may contain a password.
+    None of them contains a password (`keep_secret`).
     """
 
     code = "error"
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_secrets(message)
+        self.hint = without_secrets(hint)
+        super().__init__(self.message)
         if code:
             self.code = code
         self.since = datetime.now(UTC)
@@ -59,7 +88,7 @@ class ConfigError(WppSyncError):
     exit_code = EXIT_USAGE
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(without_secrets(problem) for problem in problems)
         super().__init__("\n".join(self.problems), hint="correct the configuration")
 
 

@@ -406,16 +406,18 @@ class Instance:
         except WppSyncError as error:
             await self._let_go(error)
             transient = isinstance(error, TransientError)
-            pause = backoff.next() if transient else jittered(SLOW_RETRY_SECONDS)
+            pause = backoff.next()  # counts it in any case
+            if not transient:
+                pause = jittered(SLOW_RETRY_SECONDS)
             if isinstance(error, TransientError):
                 pause = max(pause, error.retry_after)
             self._count(error)
             self.state = "backoff" if transient else "failed"
-            if not transient or backoff.speak() or self.error is None:
-                self._log.error(
-                    "pass failed", code=error.code, error=error.message, hint=error.hint,
-                    failures=backoff.failures, next_try_s=round(pause, 1),
-                )  # fmt: skip
+            # How often this is written is the log's business.
+            self._log.error(
+                "pass failed", code=error.code, error=error.message, hint=error.hint,
+                failures=backoff.failures, next_try_s=round(pause, 1),
+            )  # fmt: skip
             if self.error is not None:
                 error.since = self.error.since
             self.error = error
@@ -586,13 +588,12 @@ class Instance:
         mends_itself = isinstance(error, SchemaError | MissingError)
         pause = SCHEMA_RETRY_SECONDS if mends_itself else SLOW_RETRY_SECONDS
         known = self.entity_errors.get(entity)
-        if known is None or known.message != error.message:
-            self._log.error(
-                "entity failed", entity=entity, code=error.code, error=error.message,
-                hint=error.hint, next_try_s=pause,
-            )  # fmt: skip
-        else:
+        if known is not None and known.message == error.message:
             error.since = known.since
+        self._log.error(
+            "entity failed", entity=entity, code=error.code, error=error.message,
+            hint=error.hint, next_try_s=pause,
+        )  # fmt: skip
         self._count(error, entity)
         self.entity_errors[entity] = error
         self._retry_at[entity] = self._clock() + jittered(pause)
@@ -865,8 +866,8 @@ class Instance:
                 note = f"{self.name} state"
                 await state.write_derived(connection, entity.name, note, compared=False)
                 self._log.error(
-                    "cannot be derived", entity=entity.name, table=derived.local,
-                    error=error.message, hint=error.hint,
+                    "cannot be derived", entity=entity.name, code=error.code,
+                    error=error.message, hint=error.hint, table=derived.local,
                 )  # fmt: skip
         return found
 
@@ -1016,6 +1017,6 @@ class Instance:
             connection, plan, after=-_EVERY_KEY, upto=_EVERY_KEY, limit=1, note=note
         )
         if not anything:
-            self._log.warning("local table is empty, copying from the start", entity=entity)
+            self._log.warning("local table empty", entity=entity)
             await state.reset(connection, [entity], resync=False, note=note)
             self.states = await state.read(connection, note)

@@ -104,7 +104,7 @@ class Migrator:
         standing = await self.look(connection)
         for warning in standing.warnings:
             if warning not in warned:
-                self._log.warning("migrations", problem=warning)
+                self._log.warning("odd migrations", problem=warning)
         if standing.pending or standing.adopted:
             if standing.pending:
                 began()  # also while it waits for its turn
@@ -146,11 +146,15 @@ class Migrator:
 
     def _remind(self, doing: Doing, seconds: float) -> None:
         """Log a statement when it begins, and then every so often while it runs."""
-        log = self._log.info if seconds else self._log.debug
-        log(
-            "statement runs", migration=doing.migration.id, statement=doing.statement,
-            of=len(doing.migration.statements), seconds=round(seconds),
-        )  # fmt: skip
+        which = {
+            "migration": doing.migration.id,
+            "statement": doing.statement,
+            "of": len(doing.migration.statements),
+        }
+        if seconds:
+            self._log.info("statement runs", **which, seconds=round(seconds))
+        else:
+            self._log.debug("statement begins", **which)
         loop = asyncio.get_running_loop()
         later = seconds + _REMIND_SECONDS
         self._reminder = loop.call_later(_REMIND_SECONDS, self._remind, doing, later)

@@ -114,8 +114,8 @@ class Supervisor:
                     told = internal(error)
                     instance.broke(told)
                     self._log.error(
-                        "instance loop broke", instance=instance.name, error=told.message,
-                        hint=told.hint, next_try_s=round(pause, 1),
+                        "instance loop broke", instance=instance.name, code=told.code,
+                        error=told.message, hint=told.hint, next_try_s=round(pause, 1),
                     )  # fmt: skip
                     await wait_first(pause, instance.stop)
         finally:

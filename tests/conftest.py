@@ -25,6 +25,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from daemon import errors
 from daemon.demo.central import schema
 from daemon.demo.server import MariaDB, PrivateServer, template
 from tests import mysql_server
@@ -271,6 +272,12 @@ def write_config(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
     yield write
     shutil.rmtree(runtime, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's configuration has for a password is a plain word in the next one's."""
+    monkeypatch.setattr(errors, "_secrets", {})
 
 
 @pytest.fixture(scope="session", autouse=True)

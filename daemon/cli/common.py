@@ -47,6 +47,11 @@ def all_option(command: Command) -> Command:
 
 def complain(error: WppSyncError) -> None:
     """What went wrong, and what to do, on standard error."""
+    if "JOURNAL_STREAM" in os.environ:
+        from daemon import log
+
+        if log.tell_journal(error):
+            return
     for line in error.message.splitlines():
         click.echo(f"error: {line}", err=True)
     if error.hint:

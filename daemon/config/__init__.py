@@ -37,7 +37,7 @@ from daemon.config.models import (
 from daemon.config.values import MAX_IDENTIFIER, explain, identifier_problem, text_problem
 from daemon.config.yaml_source import Located, Problems, dotted, fill, merge, read
 from daemon.entities import CATALOGUE, Entity
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, keep_secret
 
 __all__ = [
     "Central",
@@ -69,6 +69,8 @@ MAX_MERGED_VALUES = 1_000_000
 
 _SECRETS = frozenset({"password"})
 
+# Who misunderstands these writes the secret itself instead of its file's path.
+_PATHS_TO_SECRETS = (("password_file",), ("tls", "key"))
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -115,6 +117,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read the file; raises `ConfigError` with all of its problems at once, and nothing else."""
     problems = Problems(path)
     root = read(path, problems, _SECRETS)
+    _keep_secrets(root, environ)
     config = _Reader(Path(os.path.abspath(path)), environ, problems).config(root)
     problems.raise_any()
     return Config.model_validate(config)
@@ -128,6 +131,7 @@ def control_socket(path: Path, environ: Mapping[str, str] = os.environ) -> Path 
     """
     problems = Problems(path)
     root = read(path, problems, _SECRETS)
+    _keep_secrets(root, environ)
     control = _Reader(Path(os.path.abspath(path)), environ, problems).control(root)
     problems.raise_any()
     return None if control is None else control.socket
@@ -207,9 +211,8 @@ class _Reader:
             return None
 
     def _explain(self, place: Located, text: str) -> None:
-        shown = (
-            "" if text.startswith("must") or _SECRETS.intersection(place.path) else place.shown()
-        )
+        hidden = text.startswith("must") or _may_be_secret(place)
+        shown = "" if hidden else place.shown()
         self._problems.add(place, f"{shown} {text}".strip())
 
     # Servers
@@ -235,6 +238,8 @@ class _Reader:
             )
             self._problems.add(password, text)
             entries["password"] = replace(password, value="", broken=True)
+        elif password is not None and isinstance(password.value, str):
+            keep_secret(password.value)  # with {instance} filled in
         if file is not None and file.value is not None:
             if password is None:
                 entries["password"] = self._password_from(file)
@@ -263,6 +268,7 @@ class _Reader:
         if problem:
             self._explain(file, problem)
             return replace(file, value="", broken=True)
+        keep_secret(_without_newline(text))
         # At the password's own path, so that whatever is said about it is said without its value.
         own_path = (*file.path[:-1], "password")
         return replace(file, value=_without_newline(text), written="", path=own_path)
@@ -435,6 +441,24 @@ class _Reader:
             if each.value not in self._motions:
                 hint = _did_you_mean(each.value, self._motions)
                 self._explain(each, f"is not an entity{hint}")
+
+
+def _keep_secrets(place: Located, environ: Mapping[str, str]) -> None:
+    """Before anything is said of the file: its passwords may also stand in a wrong place of it."""
+    for key, below in place.items.items():
+        if key in _SECRETS and not isinstance(below.value, dict | list):
+            filled = fill(below, environ, Problems(Path()))
+            keep_secret(str(filled.value or "") if not below.written else below.written)
+        _keep_secrets(below, environ)
+
+
+def _may_be_secret(place: Located) -> bool:
+    """A password, or something that stands where the path of one should and does not look it."""
+    if _SECRETS.intersection(place.path):
+        return True
+    wanted = any(place.path[-len(each) :] == each for each in _PATHS_TO_SECRETS)
+    is_path = str(place.value).startswith("/") or "${" in place.written
+    return wanted and not is_path
 
 
 def _did_you_mean(word: str, known: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, without_secrets
 
 # A thousand instances take about 150 KiB; beyond this it is not a configuration file.
 MAX_FILE_BYTES = 1024 * 1024
@@ -68,8 +68,8 @@ class Located:
         if self.value is None:
             return "null"
         if isinstance(self.value, str):
-            return _shortened(repr(self.written or self.value))
-        return _shortened(self.written or str(self.value))
+            return _shortened(without_secrets(repr(self.written or self.value)))
+        return _shortened(without_secrets(self.written or str(self.value)))
 
     def at(self, keys: Sequence[str | int]) -> Located:
         """The value below `keys`; for what is not there, a stand-in at its mapping's line."""
@@ -137,7 +137,7 @@ def dotted(path: KeyPath) -> str:
 
 def key_shown(key: str) -> str:
     """A key in quotes, on one line, cut where it is very long."""
-    return _shortened(repr(key))
+    return _shortened(without_secrets(repr(key)))
 
 
 def _shortened(text: str) -> str:

@@ -54,8 +54,16 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def bug(error: Exception, request: web.Request) -> WppSyncError:
     told = internal(error)
-    structlog.get_logger().error("request failed", path=request.raw_path, error=told.message)
+    structlog.get_logger().error(
+        "request failed", path=path_of(request), code=told.code, error=told.message, hint=told.hint
+    )
     return told
+
+
+def path_of(request: web.Request) -> str:
+    """For the log. As it was sent: what is decoded may hold anything, line ends too. Without the
+    query: nothing of ours has one, and who puts a password there does not want it written down."""
+    return request.rel_url.raw_path
 
 
 def status_of(error: WppSyncError) -> int:

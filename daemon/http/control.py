@@ -17,7 +17,15 @@ from aiohttp import web
 
 from daemon import operations
 from daemon.errors import UsageError, WppSyncError
-from daemon.http.answers import MAX_BODY, Handler, bug, errors_as_json, json_answer, status_of
+from daemon.http.answers import (
+    MAX_BODY,
+    Handler,
+    bug,
+    errors_as_json,
+    json_answer,
+    path_of,
+    status_of,
+)
 from daemon.instance import Instance
 from daemon.metrics import Metrics
 from daemon.migrations.files import Catalogue
@@ -44,13 +52,14 @@ async def _log_who_asks(request: web.Request, handler: Handler) -> web.StreamRes
         peer: socket.socket | None = (
             request.transport.get_extra_info("socket") if request.transport else None
         )
-        who = {}
+        who: dict[str, object] = {}
+        if "instance" in request.match_info:
+            who["instance"] = request.match_info["instance"]
         if peer is not None and peer.family == socket.AF_UNIX:
             size = struct.calcsize("3i")
             raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            who = dict(zip(("pid", "uid", "gid"), struct.unpack("3i", raw), strict=True))
-        # As it was sent: what is decoded may hold anything, line ends too.
-        structlog.get_logger().info("asked", path=request.raw_path, **who)
+            who |= zip(("pid", "uid", "gid"), struct.unpack("3i", raw), strict=True)
+        structlog.get_logger().info("asked", path=path_of(request), **who)
     return await handler(request)
 
 

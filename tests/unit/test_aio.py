@@ -206,17 +206,6 @@ def test_after_a_reset_the_pauses_begin_anew() -> None:
     assert backoff.next() == 0.5
 
 
-def test_failures_are_told_at_the_first_and_then_ever_more_rarely() -> None:
-    backoff = Backoff(1.0, 60.0)
-    spoken = []
-    for number in range(1, 1025):
-        backoff.next()
-        if backoff.speak():
-            spoken.append(number)
-
-    assert spoken == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
-
-
 @given(st.floats(0, 1e6), rng)
 def test_jitter_is_at_most_a_tenth(interval: float, chance: float) -> None:
     assert 0.9 * interval <= jittered(interval, fixed(chance)) <= 1.1 * interval

@@ -379,9 +379,9 @@ ONE_PROBLEM = [
     ("defaults: {tls: {ca: /nope}}", "defaults.tls.ca: '/nope' cannot be read: No such file or directory"),
     ("defaults: {tls: {ca: /}}", "defaults.tls.ca: '/' is not a file"),
     ("defaults: {tls: {cert: config.yaml}}", "defaults.tls: cert and key only go together"),
-    ("defaults: {password_file: nope}", "defaults.password_file: 'nope' cannot be read: No such file or directory (looked in TMP)"),
+    ("defaults: {password_file: nope}", "defaults.password_file: cannot be read: No such file or directory (looked in TMP)"),
     ("defaults: {password_file: /}", "defaults.password_file: '/' cannot be read: Is a directory"),
-    ("defaults: {password_file: 5}", "defaults.password_file: 5 is not the path of a file"),
+    ("defaults: {password_file: 5}", "defaults.password_file: is not the path of a file"),
     ("defaults: {password_file: /dev/zero}", "defaults.password_file: '/dev/zero' is too long for a password"),
     ("defaults: {password: x, password_file: config.yaml}", "defaults.password_file: give password or password_file, not both"),
     # entities
@@ -630,7 +630,7 @@ def test_password_files(load: Load, tmp_path: Path, content: bytes, password: st
 def test_a_password_file_that_is_not_text(problems_of: ProblemsOf, tmp_path: Path) -> None:
     (tmp_path / "pw").write_bytes(b"\xff\xfe")
     assert problems_of("central: {database: d, user: u, password_file: pw}\n" + NUNES) == [
-        "config.yaml:1: central.password_file: 'pw' is not the path of a file with UTF-8 text"
+        "config.yaml:1: central.password_file: is not the path of a file with UTF-8 text"
     ]
 
 

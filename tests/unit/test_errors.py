@@ -189,6 +189,7 @@ def test_a_cancellation_is_not_among_what_is_translated() -> None:
     [
         ("WppSyncError", "error", 1),
         ("UsageError", "usage", 2),
+        ("NoInstanceError", "usage", 2),
         ("ConfigError", "config", 2),
         ("MigrationFilesError", "migration_files", 2),
         ("MigrationError", "migration", 1),
