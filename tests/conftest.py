@@ -28,8 +28,9 @@ import yaml
 from daemon import errors
 from daemon.demo.central import schema
 from daemon.demo.server import MariaDB, PrivateServer, template
-from tests import mysql_server
+from tests import mysql_server, prometheus
 from tests.mysql_server import MySQL
+from tests.prometheus import NO_PROMETHEUS
 
 # What a server of config.yaml needs: host, port, database, user, password.
 ServerConfig = dict[str, object]
@@ -47,6 +48,7 @@ LOCAL_OPTIONS = (
 
 FAMILIES: dict[str, type[PrivateServer]] = {"mariadb": MariaDB, "mysql": MySQL}
 NO_MYSQL = "there is no MySQL server"
+SERVERS = ("maria", "ld-linux", "prometheus")  # what their processes are called
 ON_ALL_PAIRS = ("integration", "fault")
 
 _numbers = count(1)
@@ -149,6 +151,11 @@ def pytest_terminal_summary(
         terminalreporter.write_line(
             f"SKIPPED {number} tests of {', '.join(without)}: {NO_MYSQL}: {mysql_server.missing()}",
             yellow=True,
+        )
+    number = sum(NO_PROMETHEUS in str(report.longrepr) for report in skipped)
+    if number:
+        terminalreporter.write_line(
+            f"SKIPPED {number} tests: {NO_PROMETHEUS}: {prometheus.missing()}", yellow=True
         )
 
 
@@ -282,12 +289,12 @@ def no_secret_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_server_is_left_behind() -> Iterator[None]:
-    """At the end of the run, this process has no database server among its children."""
+    """At the end of the run, this process has no server among its children."""
     yield
     left = [
         pid
         for pid, parent, name in _processes()
-        if parent == os.getpid() and ("maria" in name or "ld-linux" in name)
+        if parent == os.getpid() and any(each in name for each in SERVERS)
     ]
     assert left == [], f"servers left behind: {left}"
 

@@ -95,6 +95,8 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     assert "ExecStart=/opt/wpp-sync/bin/wpp-sync run" in unit
     completions = there / "usr/share/bash-completion/completions/wpp-sync"
     assert "_WPP_SYNC_COMPLETE" in completions.read_text()
+    dashboard = there / "usr/share/doc/wpp-sync/wpp-sync.json"
+    assert dashboard.read_text() == (DEPLOY / "grafana/wpp-sync.json").read_text()
     done = run(DEPLOY / "install", "--uninstall", **environ)
     assert done.returncode == 0, done.stderr
     left = [path for path in there.rglob("*") if path.is_file() or path.is_symlink()]
