@@ -108,6 +108,7 @@ class Doors:
             self._control_door = None
         self._control = wanted
         if old is not None:
+            old.unlink()
             # What asks for this may have come through the old one: it gets its answer first.
             retiring = asyncio.ensure_future(old.close(self._hurry))
             self._retiring.add(retiring)
@@ -145,7 +146,7 @@ class _ControlDoor:
             await door._site.start()
         except BaseException:
             bound.close()
-            door._unlink()
+            door.unlink()
             raise
         return door
 
@@ -156,7 +157,6 @@ class _ControlDoor:
 
     async def close(self, hurry: asyncio.Event) -> None:
         """Let nobody in any more; those who are in may finish, until there is a `hurry`."""
-        self._unlink()
         assert self._site is not None  # noqa: S101 - it was opened
         assert self._runner is not None  # noqa: S101
         if not hurry.is_set():
@@ -169,8 +169,8 @@ class _ControlDoor:
         with self._requests:
             return await handler(request)
 
-    def _unlink(self) -> None:
-        """Another daemon's socket may stand there by now: that one stays."""
+    def unlink(self) -> None:
+        """Remove the path; another daemon's socket may stand there by now, which stays."""
         if self.stands:
             self._path.unlink(missing_ok=True)
 
