@@ -20,7 +20,7 @@ from daemon.demo.central import schema, seed_bulk
 from daemon.lock import lock_name
 from tests import mirror
 from tests.daemon_process import DaemonProcess
-from tests.prometheus import Prometheus, needs_prometheus
+from tests.prometheus import Prometheus, needs_prometheus, promtool
 
 if TYPE_CHECKING:
     from daemon.demo.server import PrivateServer
@@ -113,6 +113,18 @@ def said(daemon: DaemonProcess, target: str, body: object = None) -> None:
     """A request that must succeed."""
     answer = daemon.request("POST", f"/v1/{target}", body or {})
     assert answer.status == 200, answer
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    mirror.insert_messages(databases.central, range(1, 21))
+    config = write_config(databases.central, {"nunes": databases.local}, entities={})
+    with DaemonProcess(config) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        daemon.wait_until(lambda: daemon.metric("wpp_sync_reconcile_chunks_total") > 0)
+        done = promtool("check", "metrics", said=daemon.metrics_text())
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 CAUSED = {
