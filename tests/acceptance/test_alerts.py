@@ -109,6 +109,14 @@ def address(daemon: DaemonProcess) -> str:
     return str(daemon.logged("started")[-1]["http"])
 
 
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def said(daemon: DaemonProcess, target: str, body: object = None) -> None:
     """A request that must succeed."""
     answer = daemon.request("POST", f"/v1/{target}", body or {})
@@ -270,17 +278,26 @@ def test_what_befalls_central(
 def test_what_befalls_a_daemon(
     databases: Databases, write_config: WriteConfig, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = write_config(
-        databases.central, {"nunes": databases.local}, http={"listen": f"127.0.0.1:{port}"}
-    )
+    """Another one stands by, and takes over while the first one is away: that disturbs nobody."""
+    ports = [free_port(), free_port()]
+    configs = []
+    for number, port in enumerate(ports):
+        config = write_config(
+            databases.central, {"nunes": databases.local}, http={"listen": f"127.0.0.1:{port}"}
+        )
+        document = yaml.safe_load(config.read_text())
+        path = Path(document["control"]["socket"]).with_name(f"{number}.sock")
+        document["control"]["socket"] = str(path)
+        configs.append(config.with_name(f"daemon{number}.yaml"))
+        configs[-1].write_text(yaml.safe_dump(document))
+    config = configs[0]
     with (
         DaemonProcess(config) as daemon,
-        watched(tmp_path, f"127.0.0.1:{port}") as watch,
+        watched(tmp_path, *(f"127.0.0.1:{port}" for port in ports)) as watch,
         watched(tmp_path / "blind") as blind,
+        DaemonProcess(configs[1]) as other,
     ):
+        other.wait_until(lambda: other.state() == "standby")
         daemon.wait_until(lambda: daemon.state() == "idle")
         good = config.read_text()
         config.write_text(f"{good}\nwhat: is this\n")
@@ -311,6 +328,7 @@ def test_what_befalls_a_daemon(
             time.sleep(1.5)
         daemon.kill()
         watch.until_firing(down, seconds=15)
+        other.wait_until(lambda: other.state() == "idle")
         daemon.start()
         watch.until_silent(down, seconds=10)
         assert watch.ever_fired() == {refused, late, restarting, down}
