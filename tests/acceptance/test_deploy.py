@@ -93,6 +93,10 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     assert script.startswith("#!/opt/wpp-sync/bin/python")
     unit = (there / "usr/lib/systemd/system/wpp-sync.service").read_text()
     assert "ExecStart=/opt/wpp-sync/bin/wpp-sync run" in unit
+    docs = there / "usr/share/doc/wpp-sync"
+    assert (docs / "alerts.md").exists()
+    installed = {path.name for path in (docs / "prometheus").iterdir()}
+    assert installed == {"scrape.yml", "rules.yml", "alerts.yml"}
     completions = there / "usr/share/bash-completion/completions/wpp-sync"
     assert "_WPP_SYNC_COMPLETE" in completions.read_text()
     dashboard = there / "usr/share/doc/wpp-sync/wpp-sync.json"
