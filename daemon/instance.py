@@ -386,7 +386,7 @@ class Instance:
         if self.hold.asked_for:
             self._log.info("handed over", instances=self._shared.seats.taken)
             await self.close()
-            self._forget_what_others_change()
+            self.forget_what_others_change()
             self.state = "standby"
             return _AWAY_SECONDS
         try:
@@ -397,7 +397,7 @@ class Instance:
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
-                self._forget_what_others_change()
+                self.forget_what_others_change()
             self.error = None
             self.state = "standby"
             return jittered(STANDBY_SECONDS)
@@ -411,6 +411,8 @@ class Instance:
                 pause = jittered(SLOW_RETRY_SECONDS)
             if isinstance(error, TransientError):
                 pause = max(pause, error.retry_after)
+            if self._central_failed_at != float("-inf") and self.hold.usable:
+                pause = min(pause, _CENTRAL_PATIENCE_SECONDS)
             self._count(error)
             self.state = "backoff" if transient else "failed"
             # How often this is written is the log's business.
@@ -455,7 +457,7 @@ class Instance:
             return False
         return True
 
-    def _forget_what_others_change(self) -> None:
+    def forget_what_others_change(self) -> None:
         """Another daemon copies it: what was true here is not any more."""
         self.states = {}
         self.quarantined = {}

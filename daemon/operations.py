@@ -67,7 +67,10 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
     try:
         if instance.running:
             await _read_status(instance)
-            return status_now(instance)
+            told = status_now(instance)
+            if instance.state == "standby":
+                instance.forget_what_others_change()
+            return told
         await instance.learn_settling()
         return await _status_without_a_daemon(instance)
     except WppSyncError as error:

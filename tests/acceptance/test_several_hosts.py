@@ -147,3 +147,113 @@ def test_whoever_stands_by_says_who_copies(databases: Databases, write_config: W
         assert refused.status == 409
         assert refused.body["error"]["code"] == "locked"
         assert ", from " in refused.body["error"]["message"]
+
+
+def shares(*daemons: DaemonProcess) -> list[int]:
+    return [len(copied(each)) for each in daemons]
+
+
+def test_shares_are_fair_when_they_rest_also_after_a_restart(
+    servers: Servers, databases: Databases, write_config: WriteConfig
+) -> None:
+    config = write_config(databases.central, many(servers, 10))
+    with daemons(config, [None, None]) as (first, second):
+        first.wait_until(lambda: sum(shares(first, second)) == 10, 30)
+        assert second.stop() == 0
+        first.wait_until(lambda: shares(first) == [10])
+        second.start()
+
+        def rest() -> list[int]:
+            """The shares, once nothing has been handed over for some seconds."""
+            moved, quiet = -1, 0
+            while quiet < 16:
+                now = len(first.logged("handed over")) + len(second.logged("handed over"))
+                quiet = quiet + 1 if now == moved and sum(shares(first, second)) == 10 else 0
+                moved = now
+                time.sleep(0.5)
+            return shares(first, second)
+
+        found = rest()
+        assert max(found) - min(found) <= 2, found
+        assert second.stop() == 0
+        first.wait_until(lambda: shares(first) == [10])
+        second.start()
+        again = rest()
+        assert max(again) - min(again) <= 2, again
+
+
+def test_a_daemon_that_cannot_read_central_copies_nobody_in_the_place_of_one_that_can(
+    servers: Servers, databases: Databases, write_config: WriteConfig
+) -> None:
+    config = write_config(databases.central, many(servers, 4))
+    with daemons(config, [None]) as (well,):
+        well.wait_until(lambda: shares(well) == [4])
+        document = yaml.safe_load(config.read_text())
+        document["central"]["port"] = 1
+        document["control"]["socket"] = str(well.socket.with_name("sick.sock"))
+        sick_config = config.with_name("sick.yaml")
+        sick_config.write_text(yaml.safe_dump(document))
+        with DaemonProcess(sick_config) as sick:
+            sick.wait_until(lambda: sick.state("i00") == "standby")
+            time.sleep(8.0)
+            assert shares(well) == [4]
+            assert well.logged("handed over") == []
+
+
+def test_a_daemon_that_loses_central_lets_go_for_one_that_has_it(
+    servers: Servers, databases: Databases, write_config: WriteConfig
+) -> None:
+    config = write_config(databases.central, many(servers, 3))
+    servers.central.execute("CREATE USER lost@'%'; GRANT SELECT ON *.* TO lost@'%'")
+    document = yaml.safe_load(config.read_text())
+    document["central"] |= {"user": "lost", "password": ""}
+    document["control"]["socket"] = document["control"]["socket"].replace("control", "lost")
+    own = config.with_name("lost.yaml")
+    own.write_text(yaml.safe_dump(document))
+    with DaemonProcess(own) as lost:
+        lost.wait_until(lambda: shares(lost) == [3])
+        servers.central.execute("DROP USER lost@'%'; KILL USER 'lost'")
+        with DaemonProcess(config) as well:
+            took = well.wait_until(lambda: shares(well) == [3], 40)
+            print(f"taken over {took:.1f} s after central was lost")  # noqa: T201
+            assert all(lost.state(name) != "syncing" for name in ("i00", "i01", "i02"))
+
+
+def test_servers_out_of_reach_take_no_seat_from_those_that_answer(
+    servers: Servers, databases: Databases, write_config: WriteConfig
+) -> None:
+    gone = {f"gone{number}": {**databases.local, "port": 1} for number in range(3)}
+    there = many(servers, 3)
+    config = write_config(
+        databases.central,
+        {**{n: {**g, "database": n} for n, g in gone.items()}, **there},
+    )
+    with daemons(config, [3]) as (daemon,):
+        daemon.wait_until(lambda: copied(daemon) == set(there))
+        time.sleep(5.0)
+        assert copied(daemon) == set(there)
+
+
+def test_whoever_stands_by_claims_to_know_nothing(
+    servers: Servers, databases: Databases, write_config: WriteConfig
+) -> None:
+    mirror.insert_messages(databases.central, [7], instance="nunes")
+    config = write_config(databases.central, {"nunes": databases.local})
+    with daemons(config, [None, None]) as (first, second):
+        first.wait_until(lambda: bool(copied(first) | copied(second)))
+        copier, other = (first, second) if copied(first) else (second, first)
+        copier.wait_until(lambda: copier.watermark() == 7)
+        other.wait_until(lambda: other.state() == "standby")
+        # All at once: from memory. One: from its database.
+        (listed,) = other.request("GET", "/v1/status").body["instances"]
+        assert listed["pending_migrations"] == []
+        assert listed["sync_state"][0]["last_synced_id"] is None
+        assert listed["sync_state"][0]["lag_seconds"] is None
+        asked = other.status()
+        assert asked["sync_state"][0]["last_synced_id"] == 7
+        assert len(asked["migrations"]) == len(copier.status()["migrations"])
+        assert other.metric("wpp_sync_lag_seconds") == 0.0
+        assert not any(
+            sample.labels["wpp_instance"] == "nunes"
+            for sample in other.metrics().get("wpp_sync_lag_seconds", [])
+        )
