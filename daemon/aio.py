@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -66,6 +67,29 @@ class Occupied:
         self._count -= 1
         if not self._count:
             self.free.set()
+
+
+class Courtesy:
+    """A few places for what would crowd out others, all at once: `async with` waits for one, but not
+    longer than `patience` seconds. So nobody who hangs in a place keeps the others for ever."""
+
+    def __init__(self, places: int, patience: float) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._patience = patience
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Have one of the places, or none after all."""
+        has = False
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._places.acquire()
+                    has = True
+            yield
+        finally:
+            if has:
+                self._places.release()
 
 
 class Backoff:

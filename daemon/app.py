@@ -17,7 +17,7 @@ import structlog
 
 from daemon import config as configuration
 from daemon import log, operations, reload
-from daemon.aio import Clock
+from daemon.aio import Clock, Courtesy
 from daemon.central import Central, Pace
 from daemon.config import Config
 from daemon.db import Pool
@@ -42,6 +42,9 @@ _RESETS_AT_ONCE = 16
 
 _MIGRATING_AT_ONCE = 2
 
+_BEGINNING_AT_ONCE = 4
+_BEGINNING_PATIENCE_SECONDS = 2.0
+
 _LOOK_SECONDS = 0.5
 """So often the event loop's delay is measured."""
 
@@ -61,6 +64,7 @@ class Parts:
 
         self._clock = clock
         self._migrating_at_once = asyncio.Semaphore(_MIGRATING_AT_ONCE)
+        self._beginning = Courtesy(_BEGINNING_AT_ONCE, _BEGINNING_PATIENCE_SECONDS)
         self._pools = [self._pool(config)]
         self._lay_foundation(config)
         self._make_instances(config, kept=())
@@ -115,6 +119,7 @@ class Parts:
                 config.migrations.lock_wait_timeout,
                 VERSION,
             ),
+            beginning=self._beginning,
             limits=Limits(rows=sync.batch_rows, bytes=sync.batch_bytes),
             intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
             backoff_max=sync.backoff_max,

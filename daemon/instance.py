@@ -19,7 +19,7 @@ from typing import Literal
 import structlog
 
 from daemon import config, db, local, lock, orders, schema, state
-from daemon.aio import Backoff, Clock, Occupied, Throttle, jittered, wait_first
+from daemon.aio import Backoff, Clock, Courtesy, Occupied, Throttle, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
@@ -114,6 +114,10 @@ class Shared:
     central: Central
     seats: Seats
     migrating: Migrating
+    beginning: Courtesy
+    """For an instance's first turn, which asks much of everybody: those that are there already are
+    not to notice how many others begin."""
+
     limits: Limits
     intervals: Intervals
     backoff_max: float
@@ -524,6 +528,12 @@ class Instance:
 
     async def _one_turn(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
         """One turn of each entity; otherwise as `sync_pass`."""
+        if self.opened:
+            return await self._turn_of_each(stop, skip)
+        async with self._shared.beginning.place():
+            return await self._turn_of_each(stop, skip)
+
+    async def _turn_of_each(self, stop: asyncio.Event, skip: Collection[str]) -> PassResult:
         async with self._busy:
             began = self._clock()
             try:

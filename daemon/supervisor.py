@@ -101,9 +101,9 @@ class Supervisor:
 
         It is a bug in the daemon, but it stays this instance's: the others go on.
         """
-        await self.wait_for(before)
         backoff = Backoff(1.0, self._backoff_max)
         try:
+            await self.wait_for(before)
             while not instance.stop.is_set():
                 try:
                     async with asyncio.TaskGroup() as group:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.aio import Backoff, jittered, together, wait_first
+from daemon.aio import Backoff, Courtesy, Occupied, jittered, together, wait_first
 
 MOMENT = 0.001
 """A timeout that is meant to pass."""
@@ -215,3 +215,38 @@ def test_jitter_goes_both_ways() -> None:
     assert jittered(10.0, fixed(0.0)) == 9.0
     assert jittered(10.0, fixed(0.5)) == 10.0
     assert len({jittered(10.0) for _ in range(100)}) > 90
+
+
+async def test_a_courtesy_lets_a_few_in_at_once_and_nobody_wait_for_ever() -> None:
+    courtesy = Courtesy(2, 0.05)
+    inside: list[int] = []
+    leave = asyncio.Event()
+
+    async def enter(number: int) -> None:
+        async with courtesy.place():
+            inside.append(number)
+            await leave.wait()
+
+    tasks = [asyncio.create_task(enter(number)) for number in range(5)]
+    await asyncio.sleep(0.01)
+    assert inside == [0, 1]
+    await asyncio.sleep(0.1)
+    assert inside == [0, 1, 2, 3, 4], "those in front hang: that is theirs alone"
+    leave.set()
+    await asyncio.gather(*tasks)
+    async with courtesy.place(), courtesy.place():
+        pass  # no place was lost, and none came of nothing
+    with pytest.raises(ValueError, match="x"):
+        async with courtesy.place():
+            raise ValueError("x")
+    assert courtesy._places._value == 2
+
+
+def test_occupied_is_free_when_the_last_one_has_left() -> None:
+    occupied = Occupied()
+    assert occupied.free.is_set()
+    with occupied:
+        with occupied:
+            assert not occupied.free.is_set()
+        assert not occupied.free.is_set()
+    assert occupied.free.is_set()
