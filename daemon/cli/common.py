@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.errors import (
-    EXIT_OK,
-    DaemonUnreachableError,
-    UsageError,
-    WppSyncError,
-)
+from daemon.errors import EXIT_OK, NoDaemonError, UsageError, WppSyncError
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -75,7 +70,10 @@ class Operator:
     """How a verb reaches the instances: through the running daemon, else in this process."""
 
     def __init__(self, context: click.Context, config_path: str | None) -> None:
-        """Raises ConfigError. Where a daemon answers, nothing but its socket's path is read."""
+        """Where a daemon answers, nothing but its socket's path is read.
+
+        Raises ConfigError, and DaemonUnreachableError where one may run that does not answer us.
+        """
         from daemon import config
         from daemon.client import Client
 
@@ -87,10 +85,12 @@ class Operator:
 
         self._settings: Config | None = None
         try:
-            self.instances: list[str] = self.client.get("/v1/alive")["instances"]
-        except DaemonUnreachableError:
+            self.instances: list[str] = self.client.alive()["instances"]
+        except NoDaemonError:
+            from daemon import reload
+
             self.live = False
-            self.instances = list(self.settings.instances)
+            self.instances = list(reload.enabled(self.settings))
 
     @property
     def settings(self) -> Config:

@@ -17,7 +17,7 @@ from daemon.cli.common import (
     names_of,
     with_parts,
 )
-from daemon.errors import EXIT_OK, EXIT_UNREACHABLE, DaemonUnreachableError
+from daemon.errors import EXIT_OK, EXIT_UNREACHABLE, DaemonUnreachableError, NoDaemonError
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -70,7 +70,7 @@ def status(
         operator.known([name])
 
     def look() -> _Found:
-        return _look(operator, name)
+        return _look(operator, name, watch=watch)
 
     if watch:
         _watch(operator, look, interval, as_json=as_json)
@@ -87,14 +87,17 @@ def status(
     return EXIT_UNREACHABLE if unreachable else EXIT_OK
 
 
-def _look(operator: Operator, name: str | None) -> _Found:
+def _look(operator: Operator, name: str | None, *, watch: bool) -> _Found:
     from daemon.client import instance_path
 
     try:
         path = instance_path(name) if name else "/v1/status"
         answer = operator.client.get(path, timeout=_STATUS_SECONDS)
         live = True
-    except DaemonUnreachableError:
+    except DaemonUnreachableError as error:
+        # A daemon may be stopped or restarted while somebody watches it.
+        if not watch and not isinstance(error, NoDaemonError):
+            raise
         answer = with_parts(operator.settings, lambda built: _status_without_daemon(built, name))
         live = False
     return _Found(answer, [answer] if name else answer["instances"], live)

@@ -13,7 +13,7 @@ from daemon.cli.common import complain, config_option, load, names_of, with_part
 from daemon.errors import (
     EXIT_FAILED,
     EXIT_OK,
-    DaemonUnreachableError,
+    NoDaemonError,
     StandbyError,
     WppSyncError,
 )
@@ -110,7 +110,7 @@ async def _migrate_one(
         try:  # if it is our daemon that holds the lock, it does it
             client, path = Client(built.config.control.socket), instance_path(instance.name)
             return await asyncio.to_thread(client.post, f"{path}/migrate", {}, timeout=None)
-        except DaemonUnreachableError:
+        except NoDaemonError:
             raise standby from None
     await instance.close()  # others may copy it now
     return done

@@ -94,6 +94,22 @@ def test_sync_leaves_out_what_is_skipped_and_copies_only_what_is_named(
     assert mirror.differences(central, local) == ""
 
 
+def test_what_is_switched_off_does_not_keep_the_others(
+    seeded: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    central, local = seeded
+    off = {**servers.new_local(), "enabled": False}
+    config = write_config(central, {"nunes": local, "karsten": off})
+    for verb in (["sync"], ["throttle"], ["pause"], ["resume"]):
+        pace = ["off"] if verb == ["throttle"] else []
+        done = run_cli(*verb, "--all", *pace, "-c", config)
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["nunes"]
+    named = run_cli("sync", "karsten", "-c", config)
+    assert named.returncode == 2
+    assert "there is no instance 'karsten'" in named.stderr
+
+
 def test_sync_goes_on_with_the_other_instances_when_one_fails(
     seeded: Databases, servers: Servers, write_config: WriteConfig
 ) -> None:

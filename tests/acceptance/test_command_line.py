@@ -1,0 +1,149 @@
+"""The command line alone: what it makes of whatever answers at the socket, and how it says it.
+
+No server is needed: the databases of this configuration are never opened, or not there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.daemon_process import COMMAND, environment, run_cli
+from tests.strangers import Reply, answering, speaking
+
+NUNES = {"host": "127.0.0.1", "port": 1, "database": "wpp_{instance}", "user": "u", "password": "p"}
+
+# Root's own way past permissions is closed to the child; for others there is none.
+AS_ANYBODY = (
+    ("setpriv", "--bounding-set", "-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+)
+
+
+class Place(NamedTuple):
+    """A configuration, and where its daemon would listen."""
+
+    config: Path
+    socket: Path
+
+    def change(self, **sections: object) -> None:
+        document = yaml.safe_load(self.config.read_text())
+        self.config.write_text(yaml.safe_dump(document | sections, sort_keys=False))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    runtime = Path(tempfile.mkdtemp(prefix="wpp-run-", dir="/tmp"))
+    config, path = tmp_path / "config.yaml", runtime / "control.sock"
+    central = {**NUNES, "database": "wpp"}
+    document = {"central": central, "defaults": NUNES, "instances": {"nunes": None}}
+    config.write_text(yaml.safe_dump(document | {"control": {"socket": str(path)}}))
+    yield Place(config, path)
+    runtime.chmod(0o700)
+    shutil.rmtree(runtime)
+
+
+def alive(*names: str) -> dict[str, Any]:
+    return {"version": "1", "http": None, "instances": list(names or ("nunes",))}
+
+
+def replies(found: Mapping[str, object], *names: str) -> Callable[[str, str], Reply]:
+    """A daemon of these instances that answers so, by the end of the path."""
+
+    def reply(_method: str, path: str) -> Reply:
+        if path == "/v1/alive":
+            return 200, alive(*names)
+        return 200, next(answer for end, answer in found.items() if path.endswith(end))
+
+    return reply
+
+
+def entity(name: str, **changes: object) -> dict[str, Any]:
+    return {
+        "entity": name, "last_synced_id": 1_234_567_890, "last_synced_at": "2026-11-25T01:02:03Z",
+        "settled_id": 1_234_567_891, "position": 1_234_567_892, "head": 1_234_567_893,
+        "lag_rows": 123_456, "lag_seconds": 12345.6, "rewound": False, "resync": False,
+        "reconcile": None, "quarantined": 0, "paused": None, "error": None, **changes,
+    }  # fmt: skip
+
+
+def status(name: str, **changes: object) -> dict[str, Any]:
+    entities = [entity(each) for each in ("messages", "contact_sectors")]
+    return {
+        "instance": name, "state": "idle", "migrations": [], "sync_state": entities,
+        "paused": None, "rows_per_second": None, "error": None, **changes,
+    }  # fmt: skip
+
+
+# --- what answers there -----------------------------------------------------------------------
+
+VERBS = (
+    ["status"], ["sync", "nunes"], ["reset", "nunes", "all"], ["resync", "nunes"],
+    ["reconcile", "nunes"], ["pause", "--all"], ["resume", "nunes"], ["throttle", "nunes", "off"],
+    ["quarantine", "nunes"], ["reload"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", ["socket", "directory"])
+def test_a_socket_that_is_closed_to_us_is_not_taken_for_no_daemon(
+    place: Place, closed: str
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place.socket))
+        listener.listen()
+        (place.socket if closed == "socket" else place.socket.parent).chmod(0)
+        for verb in VERBS:
+            done = subprocess.run(
+                [*AS_ANYBODY, *COMMAND, *verb, "-c", str(place.config)],
+                check=False, capture_output=True, text=True, env=environment(), timeout=30,
+            )  # fmt: skip
+            assert done.returncode == 3, done.stdout + done.stderr
+            assert f"error: no permission to ask the daemon at {place.socket}" in done.stderr
+            assert "hint: are you in the group " in done.stderr
+            assert done.stdout == "", "the databases are left alone"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {}), (200, []), (200, None), (200, {"error": "x"}), (200, {"instances": "nunes"}),
+        (404, {"error": "x"}), (500, []), (400, {"error": {"code": 1}}), (200, b"<html>"),
+        (200, b"[" * 100_000),
+    ],
+    ids=lambda answer: repr(answer)[:40],
+)  # fmt: skip
+def test_something_else_that_answers_is_told_as_such(place: Place, answer: Reply) -> None:
+    with answering(place.socket, lambda _method, _path: answer):
+        for verb in (["status"], ["reload"]):
+            done = run_cli(*verb, "-c", place.config)
+            assert done.returncode == 3, done.stdout + done.stderr
+            assert f"what answers at {place.socket} is no wpp-sync daemon" in done.stderr
+
+
+def test_something_that_is_not_even_http(place: Place) -> None:
+    with speaking(place.socket, b"220 mail.example.com ESMTP\r\n"):
+        done = run_cli("pause", "nunes", "-c", place.config)
+    assert done.returncode == 3
+    assert f"what answers at {place.socket} is no wpp-sync daemon" in done.stderr
+
+
+def test_who_hangs_up_is_told_as_such(place: Place) -> None:
+    with speaking(place.socket, b""):
+        done = run_cli("status", "-c", place.config)
+    assert done.returncode == 3
+    assert f"the daemon at {place.socket} does not answer: it hung up" in done.stderr
+
+
+def test_a_silent_socket_is_not_waited_for_for_ever(place: Place) -> None:
+    with speaking(place.socket, None):
+        done = run_cli("reload", "-c", place.config, seconds=20)
+    assert done.returncode == 3
+    assert f"the daemon at {place.socket} does not answer: timed out" in done.stderr
