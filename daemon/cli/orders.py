@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +17,7 @@ from daemon.cli.common import (
     each,
     names_of,
 )
-from daemon.errors import EXIT_OK
+from daemon.errors import EXIT_OK, NoDaemonError
 
 if TYPE_CHECKING:
     from daemon.instance import Instance
@@ -125,14 +127,42 @@ def throttle(
 
 
 @click.command()
+@click.option(
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Ask the daemon there, not at the control.socket of the file.",
+)
 @config_option
 @click.pass_context
-def reload(context: click.Context, config_path: str | None) -> None:
+def reload(context: click.Context, socket_path: Path | None, config_path: str | None) -> None:
     """Have the running daemon read its configuration again; only what differs is restarted.
 
-    The new configuration is checked whole first; a broken one is refused, and all goes on.
+    The new configuration is checked whole first; a broken one is refused, and all goes on. A daemon
+    listens where its file said before: when control.socket was changed, say the old one.
+
+    \b
+    Examples:
+      wpp-sync reload
+      wpp-sync reload --socket /run/wpp-sync/control.sock
     """
-    done = Operator(context, config_path).client.post("/v1/reload", {})
+    from daemon.client import Client
+
+    if socket_path is None:
+        from daemon import config
+
+        socket_path = config.control_socket(config.find(config_path or context.obj, os.environ))
+    client = Client(socket_path)
+    try:
+        client.alive()  # within seconds, while a reload may take its time
+        done = client.post("/v1/reload", {})
+    except NoDaemonError as error:
+        error.hint = (
+            "start it: wpp-sync run; if control.socket was changed, one that listens at the old one"
+            " is reached with wpp-sync reload --socket OLD_PATH"
+        )
+        raise
     for what in ("added", "changed", "removed"):
         if done[what]:
             click.echo(f"{what:<10} {', '.join(done[what])}")

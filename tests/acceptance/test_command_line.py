@@ -147,3 +147,25 @@ def test_a_silent_socket_is_not_waited_for_for_ever(place: Place) -> None:
         done = run_cli("reload", "-c", place.config, seconds=20)
     assert done.returncode == 3
     assert f"the daemon at {place.socket} does not answer: timed out" in done.stderr
+
+
+@pytest.mark.parametrize("left", ["nothing", "a socket", "a file"])
+def test_where_nobody_listens_a_reload_says_how_to_reach_one_that_moved(
+    place: Place, left: str
+) -> None:
+    if left == "a socket":
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(place.socket))
+    elif left == "a file":
+        place.socket.touch()
+    for option, path in (("-c", place.config), ("--socket", place.socket)):
+        done = run_cli("reload", option, path)
+        assert done.returncode == 3
+        assert f"error: no daemon answers at {place.socket}\n" in done.stderr
+        assert "wpp-sync reload --socket OLD_PATH" in done.stderr
+
+
+JSON_VERBS = (
+    *VERBS, ["migrate"], ["check"], ["quarantine", "nunes", "retry"],
+    ["quarantine", "nunes", "discard"], ["sync", "--all"],
+)  # fmt: skip

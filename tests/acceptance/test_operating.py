@@ -310,6 +310,16 @@ def test_what_all_rest_on_and_the_doors_move_with_a_reload(
         assert (answer.status, answer.body["changed"]) == (200, ["nunes"])
         daemon.socket = moved
         daemon.wait_until(lambda: not old.exists())
+        # The file says a new place again: only who knows the old one can tell the daemon.
+        change(config, lambda document: document["control"].update(socket=str(old)))
+        nobody = run_cli("reload", "-c", config)
+        assert nobody.returncode == 3
+        assert "wpp-sync reload --socket OLD_PATH" in nobody.stderr
+        assert cli(config, "reload", "--socket", str(moved)) == "untouched  1\n"
+        daemon.wait_until(lambda: old.exists() and not moved.exists())
+        change(config, lambda document: document["control"].update(socket=str(moved)))
+        cli(config, "reload", "--socket", str(old))
+        daemon.wait_until(lambda: not old.exists())
         daemon.wait_until(lambda: len(daemon.logged("opened")) == 2)
         mirror.insert_messages(central, range(11, 61))
         daemon.wait_until(lambda: mirror.watermarks(local)["messages"] == 60)
