@@ -5,11 +5,15 @@ No server is needed: the databases of this configuration are never opened, or no
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
+import termios
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,6 +167,53 @@ def test_where_nobody_listens_a_reload_says_how_to_reach_one_that_moved(
         assert done.returncode == 3
         assert f"error: no daemon answers at {place.socket}\n" in done.stderr
         assert "wpp-sync reload --socket OLD_PATH" in done.stderr
+
+
+# --- what is said -----------------------------------------------------------------------------
+
+
+def on_terminal(columns: int, *arguments: str | Path) -> str:
+    """What a verb shows on a terminal of that width, without colours."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    child = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+        env=environment({"TERM": "xterm", "COLUMNS": "", "NO_COLOR": "1"}),
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:
+        pass  # so a terminal tells that the other side is closed
+    os.close(ours)
+    assert child.wait(20) == 0, shown
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown", "left_out"),
+    [
+        (160, ["1,234,567,891", "1,234,567,893", "2026-11-25T01:02:03Z"], []),
+        (100, ["1,234,567,890", "lag rows", "2026-11-25T01:02:03Z"], ["settled"]),
+        (80, ["watermark", "1,234,567,890", "123,456", "12345.6"], ["settled", "last synced"]),
+        (40, ["nunes", "246,912", "12345.6"], ["watermark"]),
+    ],
+)
+def test_no_terminal_is_too_narrow_for_a_status(
+    place: Place, columns: int, shown: list[str], left_out: list[str]
+) -> None:
+    with answering(place.socket, replies({"/status": {"instances": [status("nunes")]}})):
+        screen = on_terminal(columns, "status", "-c", place.config)
+    assert "…" not in screen
+    for word in shown:
+        assert word in screen
+    for word in left_out:
+        assert word not in screen
+    if columns >= 80:
+        assert all(len(line) <= columns for line in screen.splitlines()), screen
 
 
 JSON_VERBS = (

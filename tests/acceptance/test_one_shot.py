@@ -215,9 +215,12 @@ def test_status_with_and_without_a_daemon(
     assert without["migrations"] == live["migrations"]
     assert without["error"]["code"] == "no_copier"
     assert set(without["error"]) == {"code", "message", "hint", "since"}
+    assert without["state"] == "standby"
     table = run_cli("status", "-c", config)
     assert table.returncode == 0
     assert "read from the databases" in table.stdout
+    assert re.search(r"^nunes +no copier ", table.stdout, re.MULTILINE)
+    assert "standby" not in table.stdout
     assert f"{highest:,}" in table.stdout
 
 
