@@ -66,10 +66,11 @@ class Hold:
         connection = await self._standing_by(daemon=daemon)
         try:
             await self._lock.take(connection)
-        except StandbyError:
+        except StandbyError as standby:
             self._seats.leave(self._settings.name)
+            self.copier = await hosts.read(connection, self._note)
             await self._ask_for_it(connection, daemon=daemon)
-            raise
+            raise self._by_name(standby) from None
         except BaseException:
             await self.release()
             raise
@@ -102,10 +103,20 @@ class Hold:
         if not daemon:
             await self.release()
             return
-        self.copier = await hosts.read(connection, self._note)
         theirs = 0 if self.copier is None else self.copier.instances
         wanted = self._seats.wish(self._settings.name, theirs)
         await self._lock.ask(connection, wanted=wanted)
+
+    def _by_name(self, standby: StandbyError) -> StandbyError:
+        """The refusal, with what whoever copies it has written of himself. One that has the lock
+        and has not opened the instance yet, or is paused, has written nothing: hence "last"."""
+        if (who := self.copier) is None:
+            return standby
+        return StandbyError(
+            f"{standby.message}; the last to copy it: pid {who.pid} on host {who.host},"
+            f" version {who.version}, since {who.since} UTC",
+            hint=standby.hint,
+        )
 
     async def tell_who_copies(self, connection: Connection, *, now: bool = False) -> None:
         """So that other daemons know who it is, and how many instances he has."""

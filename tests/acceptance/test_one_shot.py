@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -157,6 +158,8 @@ def test_sync_says_who_holds_the_lock_when_it_is_another_daemon(
 
     assert done.returncode == 1
     assert "another wpp-sync holds the lock" in done.stderr
+    who = f"; the last to copy it: pid {daemon.pid} on host {socket.gethostname()}, version "
+    assert who in done.stderr
     assert "hint:" in done.stderr
 
 
