@@ -6,6 +6,7 @@ to import is imported by the verb that needs it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -60,7 +61,7 @@ for _command in _ORDER:
 
 def main() -> None:
     """The entry point: every expected error becomes a message and an exit code."""
-    _replace_closed_streams()
+    _make_streams_bear_all()
     try:
         code = cli.main(standalone_mode=False, prog_name=running.PROGRAM)
         sys.stdout.flush()
@@ -89,8 +90,12 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
-def _replace_closed_streams() -> None:
-    """A caller may have closed them (`>&-`): then nobody wants to read what is written there."""
+def _make_streams_bear_all() -> None:
+    """A caller may have closed them (`>&-`): then nobody wants to read what is written there. And a
+    character that the terminal's encoding lacks is no reason to tell nothing."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -216,6 +216,26 @@ def test_no_terminal_is_too_narrow_for_a_status(
         assert all(len(line) <= columns for line in screen.splitlines()), screen
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_the_terminal_cannot_show_is_no_error(place: Place, encoding: str) -> None:
+    error = {"code": "x", "message": "größer → kleiner", "hint": ""}
+    found = status("Núñez→", error=error, sync_state=[entity("chats", head=None)])
+    environ = {"PYTHONIOENCODING": encoding}
+    with answering(place.socket, replies({"/status": {"instances": [found]}}, "Núñez→")):
+        done = subprocess.run(
+            [*COMMAND, "status", "-c", str(place.config)],
+            check=False, capture_output=True, env=environment(environ), timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert b"1,234,567,890" in done.stdout
+        unknown = subprocess.run(
+            [*COMMAND, "sync", "→", "-c", str(place.config)],
+            check=False, capture_output=True, env=environment(environ), timeout=30,
+        )  # fmt: skip
+    assert unknown.returncode == 2
+    assert b"there is no instance '" in unknown.stderr
+
+
 JSON_VERBS = (
     *VERBS, ["migrate"], ["check"], ["quarantine", "nunes", "retry"],
     ["quarantine", "nunes", "discard"], ["sync", "--all"],
