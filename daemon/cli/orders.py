@@ -12,12 +12,14 @@ import click
 from daemon.cli.common import (
     Do,
     Operator,
+    Report,
     all_option,
     config_option,
-    each,
+    document,
+    json_option,
     names_of,
 )
-from daemon.errors import EXIT_OK, NoDaemonError
+from daemon.errors import NoDaemonError, WppSyncError
 
 if TYPE_CHECKING:
     from daemon.instance import Instance
@@ -30,6 +32,7 @@ _LATER = "; a daemon that copies it on another host follows within 15 s"
 @all_option
 @click.option("--entity", metavar="ENTITY", help="Only this entity.")
 @click.option("--reason", default="", metavar="TEXT", help="Why; shown by status.")
+@json_option
 @config_option
 @click.pass_context
 def pause(
@@ -38,6 +41,7 @@ def pause(
     every: bool,
     entity: str | None,
     reason: str,
+    as_json: bool,
     config_path: str | None,
 ) -> int:
     """Write nothing for these instances until they are resumed; also after a restart.
@@ -59,13 +63,15 @@ def pause(
 
     body = {"reason": reason} | ({} if entity is None else {"entity": entity})
     what = "paused" if entity is None else f"{entity} paused"
-    return _order(operator, operator.chosen(names, every), "pause", body, do, what)
+    chosen = operator.chosen(names, every)
+    return _order(operator, chosen, "pause", body, do, what, as_json=as_json)
 
 
 @click.command()
 @click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
 @all_option
 @click.option("--entity", metavar="ENTITY", help="Only this entity.")
+@json_option
 @config_option
 @click.pass_context
 def resume(
@@ -73,6 +79,7 @@ def resume(
     names: tuple[str, ...],
     every: bool,
     entity: str | None,
+    as_json: bool,
     config_path: str | None,
 ) -> int:
     """Go on with these instances and all their entities, or with one entity.
@@ -91,16 +98,27 @@ def resume(
 
     body = {} if entity is None else {"entity": entity}
     what = "resumed" if entity is None else f"{entity} resumed"
-    return _order(operator, operator.chosen(names, every), "resume", body, do, what)
+    chosen = operator.chosen(names, every)
+    return _order(operator, chosen, "resume", body, do, what, as_json=as_json)
 
 
 @click.command()
-@click.argument("names", metavar="INSTANCE... ROWS_PER_SECOND|off", nargs=-1, required=True)
+@click.argument(
+    "names",
+    metavar="INSTANCE... ROWS_PER_SECOND|off",
+    nargs=-1,
+    required=True,
+)
 @all_option
+@json_option
 @config_option
 @click.pass_context
 def throttle(
-    context: click.Context, names: tuple[str, ...], every: bool, config_path: str | None
+    context: click.Context,
+    names: tuple[str, ...],
+    every: bool,
+    as_json: bool,
+    config_path: str | None,
 ) -> int:
     """Write no more rows than so many in a second, for each instance; also after a restart.
 
@@ -123,7 +141,8 @@ def throttle(
 
     what = "not throttled" if rows is None else f"at most {rows:,} rows per second"
     body = {"rows_per_second": rows}
-    return _order(operator, operator.chosen(instances, every), "throttle", body, do, what)
+    chosen = operator.chosen(instances, every)
+    return _order(operator, chosen, "throttle", body, do, what, as_json=as_json)
 
 
 @click.command()
@@ -134,9 +153,12 @@ def throttle(
     type=click.Path(path_type=Path),
     help="Ask the daemon there, not at the control.socket of the file.",
 )
+@json_option
 @config_option
 @click.pass_context
-def reload(context: click.Context, socket_path: Path | None, config_path: str | None) -> None:
+def reload(
+    context: click.Context, socket_path: Path | None, as_json: bool, config_path: str | None
+) -> None:
     """Have the running daemon read its configuration again; only what differs is restarted.
 
     The new configuration is checked whole first; a broken one is refused, and all goes on. A daemon
@@ -163,6 +185,9 @@ def reload(context: click.Context, socket_path: Path | None, config_path: str | 
             " is reached with wpp-sync reload --socket OLD_PATH"
         )
         raise
+    if as_json:
+        document(done)
+        return
     for what in ("added", "changed", "removed"):
         if done[what]:
             click.echo(f"{what:<10} {', '.join(done[what])}")
@@ -170,11 +195,23 @@ def reload(context: click.Context, socket_path: Path | None, config_path: str | 
 
 
 def _order(
-    operator: Operator, names: Sequence[str], verb: str, body: dict[str, Any], do: Do, what: str
+    operator: Operator,
+    names: Sequence[str],
+    verb: str,
+    body: dict[str, Any],
+    do: Do,
+    what: str,
+    *,
+    as_json: bool,
 ) -> int:
-    def one(name: str) -> int:
-        done = operator.ask_or_do(name, lambda c, path: c.post(f"{path}/{verb}", body), do)
-        click.echo(f"{name}  {what}{'' if done['at_once'] else _LATER}")
-        return EXIT_OK
-
-    return each(names, one)
+    """Give each of these the order; `what` is that in words."""
+    report = Report(as_json=as_json)
+    for name, outcome in operator.ask_or_do_each(
+        names, lambda client, path: client.post(f"{path}/{verb}", body), do
+    ):
+        if isinstance(outcome, WppSyncError):
+            report.failed(name, outcome)
+        else:
+            later = "" if outcome["at_once"] else _LATER
+            report.done(name, outcome, f"{name}  {what}{later}")
+    return report.end()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import click
 
-from daemon.cli.common import config_option, load
+from daemon.cli.common import config_option, document, json_option, load
 
 PROGRAM = "wpp-sync"
 
@@ -25,6 +24,8 @@ def run(context: click.Context, config_path: str | None) -> None:
     HUP reloads the configuration and resets what signals.sighup_reset names;
     USR1 logs the status.
     """
+    import asyncio
+
     from daemon import app, log
 
     settings = load(context, config_path)
@@ -67,8 +68,13 @@ def completion(shell: str) -> None:
 
 
 @click.command()
-def version() -> None:
+@json_option
+def version(as_json: bool) -> None:
     """The version of wpp-sync."""
     from importlib.metadata import version as installed
 
-    click.echo(f"wpp-sync {installed('wpp-sync')}")
+    found = installed("wpp-sync")
+    if as_json:
+        document({"version": found})
+    else:
+        click.echo(f"wpp-sync {found}")

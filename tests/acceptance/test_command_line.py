@@ -6,6 +6,7 @@ No server is needed: the databases of this configuration are never opened, or no
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 import termios
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,6 +173,21 @@ def test_where_nobody_listens_a_reload_says_how_to_reach_one_that_moved(
 
 # --- what is said -----------------------------------------------------------------------------
 
+DONE = {"rows": {"messages": 7}, "late": 0, "quarantined": 0, "paused": [], "errors": {}}
+
+
+@pytest.mark.parametrize(("interrupted", "code"), [(True, 130), (False, 0), (None, 0)])
+def test_a_sync_that_the_daemon_broke_off_is_not_done(
+    place: Place, interrupted: bool | None, code: int
+) -> None:
+    answer = DONE if interrupted is None else DONE | {"interrupted": interrupted}
+    with answering(place.socket, replies({"/sync": answer})):
+        said = run_cli("sync", "nunes", "-c", place.config)
+        told = run_cli("sync", "nunes", "--json", "-c", place.config)
+    assert (said.returncode, told.returncode) == (code, code)
+    assert ("interrupted, goes on next time" in said.stdout) is bool(interrupted)
+    assert json.loads(told.stdout)["instances"][0]["interrupted"] is bool(interrupted)
+
 
 def on_terminal(columns: int, *arguments: str | Path) -> str:
     """What a verb shows on a terminal of that width, without colours."""
@@ -228,6 +245,9 @@ def test_what_the_terminal_cannot_show_is_no_error(place: Place, encoding: str) 
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert b"1,234,567,890" in done.stdout
+        # A machine loses nothing.
+        told = run_cli("status", "--json", "-c", place.config, environ=environ)
+        assert json.loads(told.stdout)["instances"] == [found]
         unknown = subprocess.run(
             [*COMMAND, "sync", "→", "-c", str(place.config)],
             check=False, capture_output=True, env=environment(environ), timeout=30,
@@ -236,7 +256,81 @@ def test_what_the_terminal_cannot_show_is_no_error(place: Place, encoding: str) 
     assert b"there is no instance '" in unknown.stderr
 
 
+# --- many at once -----------------------------------------------------------------------------
+
+MANY = [f"i{number:02}" for number in range(24)]
+
+
+def test_orders_are_given_to_many_at_once_and_told_in_order(place: Place) -> None:
+    def reply(_method: str, path: str) -> Reply:
+        if path == "/v1/alive":
+            return 200, alive(*MANY)
+        name = path.split("/")[3]
+        time.sleep(1.0 if name == "i00" else 0.3)
+        if name == "i07":
+            return 503, {"error": {"code": "unreachable", "message": "i07 is away", "hint": "go"}}
+        return 200, {"instance": name, "paused": None, "at_once": True}
+
+    with answering(place.socket, reply):
+        began = time.monotonic()
+        done = run_cli("pause", "--all", "-c", place.config)
+        took = time.monotonic() - began
+        told = run_cli("resume", "--all", "--json", "-c", place.config)
+    assert done.returncode == 3
+    assert done.stderr == "error: i07 is away\nhint: go\n"
+    assert done.stdout.splitlines() == [f"{name}  paused" for name in MANY if name != "i07"]
+    assert took < 5.0, "one after the other they take 8 s"
+    assert told.returncode == 3
+    found = json.loads(told.stdout)["instances"]
+    assert [each["instance"] for each in found] == MANY
+    assert [each["instance"] for each in found if "error" in each] == ["i07"]
+    assert found[7]["error"] == {"code": "unreachable", "message": "i07 is away", "hint": "go"}
+
+
+def test_without_a_daemon_silent_servers_are_waited_for_together(place: Place) -> None:
+    with socket.socket() as frozen:
+        frozen.bind(("127.0.0.1", 0))
+        frozen.listen()
+        port = frozen.getsockname()[1]
+        defaults = {**NUNES, "port": port, "connect_timeout": "3s"}
+        place.change(defaults=defaults, instances=dict.fromkeys(MANY[:8]))
+        began = time.monotonic()
+        done = run_cli("throttle", "--all", "500", "-c", place.config)
+        took = time.monotonic() - began
+    assert done.returncode == 3
+    named = re.findall(r"error: local (i\d\d): ", done.stderr)
+    assert named == MANY[:8]
+    assert took < 15.0, "one after the other they take 24 s"
+
+
+# --- for machines -----------------------------------------------------------------------------
+
 JSON_VERBS = (
     *VERBS, ["migrate"], ["check"], ["quarantine", "nunes", "retry"],
     ["quarantine", "nunes", "discard"], ["sync", "--all"],
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", JSON_VERBS, ids=" ".join)
+def test_whatever_is_wrong_is_one_document(place: Place, verb: list[str]) -> None:
+    """No server is there; then the configuration is broken; then the arguments are."""
+    away = run_cli(*verb, "--json", "-c", place.config)
+    assert away.returncode == 3, away.stderr
+    assert away.stdout.startswith(("{", "["))
+    assert any(word in away.stdout for word in ('"unreachable"', '"daemon_unreachable"', '"fail"'))
+    json.loads(away.stdout)
+    place.config.write_text("central: [")
+    broken = run_cli(*verb, "--json", "-c", place.config)
+    assert broken.returncode == 2
+    assert json.loads(broken.stdout)["error"]["code"] == "config"
+    assert broken.stderr.startswith("error: "), "people are told, too"
+    wrong = run_cli(*verb, "--json", "--no-such-option")
+    assert wrong.returncode == 2
+    error = json.loads(wrong.stdout)["error"]
+    assert (error["code"], error["hint"]) == ("usage", f"wpp-sync {verb[0]} --help")
+
+
+def test_the_version_for_machines() -> None:
+    done = run_cli("version", "--json")
+    assert done.returncode == 0
+    assert set(json.loads(done.stdout)) == {"version"}

@@ -111,6 +111,57 @@ def test_what_is_switched_off_does_not_keep_the_others(
     assert "there is no instance 'karsten'" in named.stderr
 
 
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_every_verb_has_one_document_for_machines(
+    databases: Databases, write_config: WriteConfig, with_daemon: bool
+) -> None:
+    central, local = databases
+    mirror.insert_message(central, 1, body="'good'")
+    config = write_config(central, {"nunes": local}, sync={"settle": "1s"}, **QUICK)
+    assert run_cli("sync", "nunes", "-c", config).returncode == 0
+    mirror.run(local, "ALTER TABLE wpp_messages MODIFY body VARCHAR(20)")
+    mirror.insert_message(central, 70_001, body="REPEAT('x', 21)")
+    with DaemonProcess(config) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        if not with_daemon:
+            daemon.stop()
+
+        def told(*verb: str, code: int = 0) -> Any:
+            done = run_cli(*verb, "--json", "-c", config)
+            assert done.returncode == code, done.stdout + done.stderr
+            return json.loads(done.stdout)
+
+        (synced,) = told("sync", "--all", "--skip", "chats")["instances"]
+        assert synced["instance"] == "nunes"
+        assert set(synced) >= {"rows", "late", "quarantined", "errors", "interrupted", "seconds"}
+        assert (list(synced["rows"]), synced["interrupted"]) == (["messages"], False)
+        assert told("quarantine", "nunes", "retry") == {"instance": "nunes", "left": 1}
+        assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
+        assert told("quarantine", "nunes")[0]["id"] == 70_001
+        assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
+        resynced = told("resync", "nunes", "--wait")
+        assert resynced == {
+            "instance": "nunes", "resync": ["messages", "chats"], "finished": with_daemon,
+        }  # fmt: skip
+        (ordered,) = told("throttle", "nunes", "900")["instances"]
+        assert (ordered["rows_per_second"], ordered["at_once"]) == (900, with_daemon)
+        (ordered,) = told("pause", "--all", "--reason", "—")["instances"]
+        assert ordered["paused"]["reason"] == "—"
+        (refused,) = told("sync", "nunes", code=1)["instances"]
+        assert (refused["instance"], refused["error"]["code"]) == ("nunes", "paused")
+        assert refused["error"]["hint"] == "wpp-sync resume nunes"
+        assert told("resume", "nunes")["instances"][0]["paused"] is None
+        error = told("reset", "nobody", "all", code=2)["error"]
+        assert error == {
+            "code": "usage", "message": "there is no instance 'nobody'", "hint": "instances: nunes",
+        }  # fmt: skip
+        checked = told("check")
+        assert checked["failed"] == 0
+        assert checked["findings"][0].keys() >= {"level", "where", "text", "hint"}
+        if with_daemon:
+            assert told("reload")["unchanged"] == 1
+
+
 def test_sync_goes_on_with_the_other_instances_when_one_fails(
     seeded: Databases, servers: Servers, write_config: WriteConfig
 ) -> None:

@@ -318,7 +318,8 @@ def test_what_all_rest_on_and_the_doors_move_with_a_reload(
         assert cli(config, "reload", "--socket", str(moved)) == "untouched  1\n"
         daemon.wait_until(lambda: old.exists() and not moved.exists())
         change(config, lambda document: document["control"].update(socket=str(moved)))
-        cli(config, "reload", "--socket", str(old))
+        told = json.loads(cli(config, "reload", "--json", "--socket", str(old)))
+        assert told == {"added": [], "changed": [], "removed": [], "unchanged": 1}
         daemon.wait_until(lambda: not old.exists())
         daemon.wait_until(lambda: len(daemon.logged("opened")) == 2)
         mirror.insert_messages(central, range(11, 61))
