@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from daemon.instance import Instance
 
 _LATER = "; a daemon that copies it on another host follows within 15 s"
+
+_LONGEST_PACE = 9
+"""Digits. What is too large among those, the operation refuses; Python reads some thousands."""
 
 
 @click.command()
@@ -64,7 +67,7 @@ def pause(
     body = {"reason": reason} | ({} if entity is None else {"entity": entity})
     what = "paused" if entity is None else f"{entity} paused"
     chosen = operator.chosen(names, every)
-    return _order(operator, chosen, "pause", body, do, what, as_json=as_json)
+    return _order(operator, chosen, "pause", body, do, lambda _: what, as_json=as_json)
 
 
 @click.command()
@@ -97,7 +100,14 @@ def resume(
         return await operations.resume(instance, entity)
 
     body = {} if entity is None else {"entity": entity}
-    what = "resumed" if entity is None else f"{entity} resumed"
+
+    def what(answer: dict[str, Any]) -> str:
+        said = "resumed" if entity is None else f"{entity} resumed"
+        if (still := answer["paused"]) is None:
+            return said
+        reason = f" ({still['reason']})" if still["reason"] else ""
+        return f"{said}, but all of it is still paused since {still['since']}{reason}"
+
     chosen = operator.chosen(names, every)
     return _order(operator, chosen, "resume", body, do, what, as_json=as_json)
 
@@ -131,7 +141,10 @@ def throttle(
     *instances, pace = names
     if pace != "off" and not (pace.isascii() and pace.isdigit()):
         raise click.UsageError(f"ROWS_PER_SECOND is a whole number or off, not {pace!r}")
-    rows = None if pace == "off" else int(pace)
+    digits = pace.lstrip("0") or "0"
+    if len(digits) > _LONGEST_PACE:
+        raise click.UsageError("ROWS_PER_SECOND is too large; off ends the throttle")
+    rows = None if pace == "off" else int(digits)
     operator = Operator(context, config_path)
 
     async def do(instance: Instance) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def throttle(
     what = "not throttled" if rows is None else f"at most {rows:,} rows per second"
     body = {"rows_per_second": rows}
     chosen = operator.chosen(instances, every)
-    return _order(operator, chosen, "throttle", body, do, what, as_json=as_json)
+    return _order(operator, chosen, "throttle", body, do, lambda _: what, as_json=as_json)
 
 
 @click.command()
@@ -200,11 +213,11 @@ def _order(
     verb: str,
     body: dict[str, Any],
     do: Do,
-    what: str,
+    what: Callable[[dict[str, Any]], str],
     *,
     as_json: bool,
 ) -> int:
-    """Give each of these the order; `what` is that in words."""
+    """Give each of these the order; `what` says in words what holds then."""
     report = Report(as_json=as_json)
     for name, outcome in operator.ask_or_do_each(
         names, lambda client, path: client.post(f"{path}/{verb}", body), do
@@ -213,5 +226,5 @@ def _order(
             report.failed(name, outcome)
         else:
             later = "" if outcome["at_once"] else _LATER
-            report.done(name, outcome, f"{name}  {what}{later}")
+            report.done(name, outcome, f"{name}  {what(outcome)}{later}")
     return report.end()

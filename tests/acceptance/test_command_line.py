@@ -256,6 +256,17 @@ def test_what_the_terminal_cannot_show_is_no_error(place: Place, encoding: str) 
     assert b"there is no instance '" in unknown.stderr
 
 
+def test_an_entity_that_is_resumed_may_be_paused_still(place: Place) -> None:
+    pause = {"since": "2026-11-25T01:02:03Z", "reason": "backup"}
+    answer = {"instance": "nunes", "paused": pause, "at_once": True}
+    with answering(place.socket, replies({"/resume": answer})):
+        done = run_cli("resume", "nunes", "--entity", "messages", "-c", place.config)
+    assert done.stdout == (
+        "nunes  messages resumed, but all of it is still paused since 2026-11-25T01:02:03Z"
+        " (backup)\n"
+    )
+
+
 # --- many at once -----------------------------------------------------------------------------
 
 MANY = [f"i{number:02}" for number in range(24)]

@@ -118,7 +118,11 @@ def test_one_entity_is_paused_and_the_others_go_on(
         since = daemon.entity("messages")["paused"]["since"]
         cli(config, "pause", "nunes", "--entity", "messages", "--reason", "schema change")
         assert daemon.entity("messages")["paused"] == {"since": since, "reason": "schema change"}
-        cli(config, "resume", "--all", "--entity", "messages")
+        cli(config, "pause", "nunes", "--reason", "backup")
+        said = cli(config, "resume", "nunes", "--entity", "messages")
+        assert "messages resumed, but all of it is still paused since" in said
+        cli(config, "pause", "nunes", "--entity", "messages")
+        cli(config, "resume", "nunes")
         daemon.wait_until(lambda: mirror.watermarks(local)["messages"] == 20)
     assert mirror.differences(central, local) == ""
 
@@ -182,6 +186,8 @@ def test_a_throttle_keeps_its_pace(databases: Databases, write_config: WriteConf
         (["throttle", "200"], "name the instances"),
         (["throttle", "nunes", "0"], "0 rows per second is not between"),
         (["throttle", "nunes", "fast"], "a whole number or off"),
+        (["throttle", "nunes", "9" * 5_000], "ROWS_PER_SECOND is too large"),
+        (["throttle", "nunes", "0" * 5_000], "0 rows per second is not between"),
         (["throttle", "nunes", "-5"], "No such option"),
         (["throttle"], "Missing argument"),
         (["resume", "nunes", "--entity", "nothing"], "nunes has no entity nothing"),
