@@ -118,6 +118,7 @@ def resume(
     metavar="INSTANCE... ROWS_PER_SECOND|off",
     nargs=-1,
     required=True,
+    shell_complete=names_of,
 )
 @all_option
 @json_option

@@ -23,6 +23,11 @@ def run(context: click.Context, config_path: str | None) -> None:
     Signals: TERM, INT finish the running batch and leave (a second one leaves now);
     HUP reloads the configuration and resets what signals.sighup_reset names;
     USR1 logs the status.
+
+    \b
+    Examples:
+      wpp-sync run
+      wpp-sync run -c /etc/wpp-sync/config.yaml
     """
     import asyncio
 
@@ -39,6 +44,10 @@ def demo(seconds: float | None) -> int:
     """The main job on a private MariaDB with three instances and live traffic.
 
     Needs the programs mariadbd, mariadb-install-db and mariadb; touches nothing else.
+
+    \b
+    Examples:
+      wpp-sync demo --seconds 20
     """
     from daemon.demo.run import run_demo
 
@@ -70,7 +79,13 @@ def completion(shell: str) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version of wpp-sync."""
+    """The version of wpp-sync.
+
+    \b
+    Examples:
+      wpp-sync version
+      wpp-sync version --json | jq -r .version
+    """
     from importlib.metadata import version as installed
 
     found = installed("wpp-sync")

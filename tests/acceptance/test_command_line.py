@@ -13,6 +13,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import time
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from daemon.cli import cli
 from tests.daemon_process import COMMAND, environment, run_cli
 from tests.strangers import Reply, answering, speaking
 
@@ -345,3 +347,36 @@ def test_the_version_for_machines() -> None:
     done = run_cli("version", "--json")
     assert done.returncode == 0
     assert set(json.loads(done.stdout)) == {"version"}
+
+
+# --- help, and how soon it comes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [name for name, command in cli.commands.items()])
+def test_every_verb_has_an_example(verb: str) -> None:
+    page = run_cli(verb, "--help").stdout
+    assert re.search(rf"Examples:\n +wpp-sync {verb}\b", page), page
+
+
+def test_through_a_daemon_nothing_heavy_is_imported(place: Place) -> None:
+    """It answers in under 0.3 s; what a database needs takes longer than all the rest."""
+    answers = {
+        "/sync": DONE, "/reset": {"reset": ["chats"]},
+        "/pause": {"instance": "nunes", "paused": None, "at_once": True},
+        "/status": {"instances": [status("nunes")]}, "/quarantine": {"rows": []},
+        "/reconcile": {"entities": [], "differences": 0},
+        "/reload": {"added": [], "changed": [], "removed": [], "unchanged": 1},
+    }  # fmt: skip
+    with answering(place.socket, replies(answers)):
+        for verb in (["sync", "nunes"], ["reset", "nunes", "chats"], ["pause", "nunes"],
+                     ["status"], ["quarantine", "nunes"], ["reconcile", "nunes"],
+                     ["reload"]):  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-X", "importtime", *COMMAND[1:], *verb, "-c", str(place.config)],
+                check=False, capture_output=True, text=True, env=environment(), timeout=30,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+            assert "daemon.client" in imported
+            heavy = {"asyncio", "asyncmy", "aiohttp", "structlog", "prometheus_client", "jinja2"}
+            assert not imported & heavy, verb

@@ -523,6 +523,7 @@ def test_a_loop_that_hangs_starves_the_watchdog(
         ("wpp-sync sync n", ["natal", "nunes"]),
         ("wpp-sync quarantine karsten d", ["discard"]),
         ("wpp-sync pause x", []),
+        ("wpp-sync throttle n", ["natal", "nunes"]),
     ],
 )
 def test_the_shell_completes_verbs_and_instances(
