@@ -70,8 +70,8 @@ class Occupied:
 
 
 class Courtesy:
-    """A few places for what would crowd out others, all at once: `async with` waits for one, but not
-    longer than `patience` seconds. So nobody who hangs in a place keeps the others for ever."""
+    """A few places for what would crowd out others: `async with` waits for one, but not longer than
+    `patience` seconds. So nobody who hangs in a place keeps the others for ever."""
 
     def __init__(self, places: int, patience: float) -> None:
         self._places = asyncio.Semaphore(places)

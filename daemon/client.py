@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from daemon.errors import (
@@ -20,6 +21,7 @@ from daemon.errors import (
     ConfigError,
     DaemonUnreachableError,
     MigrationFilesError,
+    NoDaemonError,
     WppSyncError,
 )
 
@@ -50,8 +52,20 @@ class Client:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
+    def alive(self) -> dict[str, Any]:
+        """What the daemon says of itself: version, instances, address of the TCP port.
+
+        Raises as `get` does, also where something else answers.
+        """
+        found = self.get("/v1/alive")
+        names = found.get("instances")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self._stranger()
+        return found
+
     def get(self, path: str, *, timeout: float | None = 5.0) -> dict[str, Any]:
-        """The answer's JSON object. Raises DaemonUnreachableError, or the daemon's own error.
+        """The answer's JSON object. Raises NoDaemonError where nobody listens,
+        DaemonUnreachableError, or the daemon's own error.
 
         `timeout`: seconds the daemon may be silent; None waits until it is done.
         """
@@ -80,11 +94,8 @@ class Client:
         timeout: float | None,
         told: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
-        if self._path is None or not self._path.exists():
-            raise DaemonUnreachableError(
-                f"no daemon answers at {self._path or 'control.socket (switched off)'}",
-                hint="start it: wpp-sync run",
-            )
+        if self._path is None:
+            raise NoDaemonError("control.socket is switched off: no daemon can be asked")
         connection = _UnixConnection(self._path, timeout)
         headers = {"Content-Type": "application/json"} | ({"Accept": _LINES} if told else {})
         try:
@@ -93,42 +104,95 @@ class Client:
             if told is not None and response.headers.get_content_type() == _LINES:
                 status, answer = _last_line(response, told)
             else:
-                status, answer = (
-                    response.status,
-                    cast("dict[str, Any]", json.loads(response.read())),
-                )
-        except (http.client.HTTPException, OSError, ValueError) as error:
-            raise DaemonUnreachableError(
-                f"no daemon answers at {self._path}: {error or type(error).__name__}",
-                hint="start it (wpp-sync run), or check who may open the socket (control.group)",
-            ) from error
+                status, answer = response.status, json.loads(response.read())
+        except (OSError, http.client.IncompleteRead) as error:
+            self._explain(self._path, error)
+        except (http.client.HTTPException, ValueError, RecursionError) as error:
+            raise self._stranger() from error
         finally:
             connection.close()
-        if isinstance(answer, dict) and "error" in answer and status >= 400:
-            refused = WppSyncError(
-                answer["error"]["message"],
-                hint=answer["error"]["hint"],
-                code=answer["error"]["code"],
-            )
-            refused.exit_code = _EXIT_CODES.get(status, EXIT_FAILED)
-            if refused.code in _ABOUT_FILES:
-                refused.exit_code = EXIT_USAGE
-            raise refused
+        if status >= 400:
+            raise self._refused(status, answer)
+        if not isinstance(answer, dict):
+            raise self._stranger()
         return answer
+
+    def _explain(self, path: Path, error: OSError | http.client.IncompleteRead) -> NoReturn:
+        """Why nobody answers there. Raises NoDaemonError, DaemonUnreachableError."""
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            raise NoDaemonError(
+                f"no daemon answers at {path}", hint="start it: wpp-sync run"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise DaemonUnreachableError(
+                f"no permission to ask the daemon at {path}",
+                hint=f"{_who_may(path)} `id` tells your groups; a new one counts after a new login",
+                code="socket_denied",
+            ) from error
+        why = "it hung up" if isinstance(error, ConnectionError) else str(error)
+        if isinstance(error, http.client.IncompleteRead):
+            why = "it hung up in the middle of its answer"
+        raise DaemonUnreachableError(
+            f"the daemon at {path} does not answer: {why}",
+            hint="see its log: it may have been stopped meanwhile, hang or be frozen",
+        ) from error
+
+    def _stranger(self) -> DaemonUnreachableError:
+        return DaemonUnreachableError(
+            f"what answers at {self._path} is no wpp-sync daemon",
+            hint="is control.socket the right one? `ss -xlp` tells who listens there",
+        )
+
+    def _refused(self, status: int, answer: object) -> WppSyncError:
+        """The error that the daemon has answered with."""
+        told = answer.get("error") if isinstance(answer, dict) else None
+        if not isinstance(told, dict):
+            return self._stranger()
+        code, message, hint = (told.get(key) for key in ("code", "message", "hint"))
+        if not (isinstance(code, str) and isinstance(message, str) and isinstance(hint, str)):
+            return self._stranger()
+        refused = WppSyncError(message, hint=hint, code=code)
+        refused.exit_code = _EXIT_CODES.get(status, EXIT_FAILED)
+        if code in _ABOUT_FILES:
+            refused.exit_code = EXIT_USAGE
+        return refused
+
+
+def _who_may(path: Path) -> str:
+    """Whom the socket, or the first directory on the way to it that is closed, lets in."""
+    import grp  # only here is it needed
+
+    for place in (*reversed(path.parents), path):
+        try:
+            found = place.stat()
+        except OSError:
+            break  # what was looked at last is closed
+        if not os.access(place, os.W_OK if place == path else os.X_OK):
+            break
+    try:
+        group = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group = str(found.st_gid)
+    return f"are you in the group {group}, or root?"
 
 
 def _last_line(
     response: http.client.HTTPResponse, told: Callable[[dict[str, Any]], None]
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, Any]:
     """The outcome that lines of progress end with, as if it had been the answer."""
     for line in response:
+        if not line.endswith(b"\n"):
+            break  # cut off
         found = json.loads(line)
+        if not isinstance(found, dict):
+            raise ValueError("a line that is no object")
         if "progress" in found:
             told(found["progress"])
         elif "done" in found:
             return 200, found["done"]
         else:
-            return found["status"], found
+            status = found.get("status")
+            return status if isinstance(status, int) else 500, found
     raise http.client.IncompleteRead(b"")
 
 

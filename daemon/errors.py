@@ -165,10 +165,14 @@ class StoppedError(WppSyncError):
 
 
 class DaemonUnreachableError(WppSyncError):
-    """No daemon answers at the control socket."""
+    """The daemon cannot be asked: it is silent, may not be asked by us, or is something else."""
 
     code = "daemon_unreachable"
     exit_code = EXIT_UNREACHABLE
+
+
+class NoDaemonError(DaemonUnreachableError):
+    """Nobody listens at the control socket. Only then may a verb do the work itself."""
 
 
 class DatabaseError(WppSyncError):

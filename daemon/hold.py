@@ -80,10 +80,12 @@ class Hold:
             raise await self._no_room()
         try:
             await self._lock.take(connection)
-        except StandbyError as error:
+        except StandbyError as standby:
             self._seats.lose(self._settings.name)
             self._given_to = None
-            raise await self._by_whom(connection, error, daemon=daemon) from error
+            self.copier = await hosts.read(connection, self._note)
+            await self._ask_for_it(connection, daemon=daemon)
+            raise self._by_name(standby) from None
         except BaseException:
             await self.release()
             raise
@@ -117,19 +119,11 @@ class Hold:
             hint="another daemon with this configuration copies it, or none",
         )
 
-    async def _by_whom(
-        self, connection: Connection, error: StandbyError, *, daemon: bool
-    ) -> StandbyError:
-        """Who has the lock; and ask for it, where he has many and this daemon has few."""
-        self.copier = await hosts.read(connection, self._note)
-        if self.copier is not None:
-            who = f"{self.copier.host}, process {self.copier.pid}"
-            error = StandbyError(
-                f"{error.message}; {who}, has said that it copies it", hint=error.hint
-            )
+    async def _ask_for_it(self, connection: Connection, *, daemon: bool) -> None:
+        """Ask the daemon that has the lock for it, where it has many and this one has few."""
         if not daemon:
             await self.release()
-            return error
+            return
         name, theirs = self._settings.name, 0 if self.copier is None else self.copier.instances
         wanted = self._seats.wish(name, theirs)
         if wanted and self._asked_with is None and not await self._fit(connection):
@@ -140,7 +134,17 @@ class Hold:
         elif self._asked_with != self._seats.taken:
             self._asked_with = self._seats.taken
             await hosts.write_asker(connection, self._seats, self._note)
-        return error
+
+    def _by_name(self, standby: StandbyError) -> StandbyError:
+        """The refusal, with what whoever copies it has written of himself. One that has the lock
+        and has not opened the instance yet, or is paused, has written nothing: hence "last"."""
+        if (who := self.copier) is None:
+            return standby
+        return StandbyError(
+            f"{standby.message}; the last to copy it: pid {who.pid} on host {who.host},"
+            f" version {who.version}, since {who.since} UTC",
+            hint=standby.hint,
+        )
 
     async def tell_who_copies(self, connection: Connection, *, now: bool = False) -> None:
         """So that other daemons know who it is, and how many instances he has."""

@@ -6,19 +6,18 @@ the same.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from daemon import operations
-from daemon.instance import Instance
+if TYPE_CHECKING:
+    from daemon.instance import Instance
 
 # Off a terminal a line so often is enough to see that it lives.
 _LINE_SECONDS = 5.0
@@ -122,6 +121,10 @@ def _eta(part: Part) -> str:
 @asynccontextmanager
 async def watching(instance: Instance) -> AsyncIterator[None]:
     """Show the progress of an instance in this process while the block runs."""
+    # Where a daemon does the work, nothing of this is needed to show it.
+    import asyncio
+
+    from daemon import operations
 
     async def look(shown: Shown) -> None:
         while True:

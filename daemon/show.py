@@ -17,8 +17,13 @@ from rich.text import Text
 
 _COLOURS = {
     "idle": "green", "syncing": "cyan", "failed": "red", "backoff": "yellow", "standby": "magenta",
-    "paused": "blue",
+    "paused": "blue", "no copier": "red",
 }  # fmt: skip
+
+_NUMBERS = frozenset({"watermark", "settled", "head", "lag rows", "lag s"})
+
+_DISPENSABLE = ("settled", "head", "last synced")
+"""Columns that a narrow terminal does without, the first one first."""
 
 _SHORT = 40
 """From so many instances on each is one line: how it is, not where each of its tables is."""
@@ -28,6 +33,9 @@ _MANY = 5
 
 # Off a terminal nothing is cut: whoever reads the pipe wants it whole.
 _PIPE_WIDTH = 400
+
+_BOUNDLESS = 10_000
+"""Columns, to ask how wide a table would like to be."""
 
 
 def _console() -> Console:
@@ -43,13 +51,14 @@ def status(
     """Print the status; `detail` adds the migrations."""
     console = _console()
     if not live:
-        console.print(f"no daemon answers at {socket}: read from the databases", markup=False)
+        where = socket or "control.socket (switched off)"
+        console.print(f"no daemon answers at {where}: read from the databases", markup=False)
     if len(instances) >= _SHORT:
         # A rich table of a thousand lines takes longer than all the rest.
         for line in brief(instances):
             print(line)  # noqa: T201
     else:
-        console.print(overview(instances))
+        console.print(overview(instances, console))
     for line in _trouble(instances):
         console.print(line, markup=False)
     if detail:
@@ -104,7 +113,7 @@ def live() -> Iterator[Callable[..., None]]:
             source = f"the daemon at {socket}" if live else "the databases: no daemon answers"
             head = Text(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  from {source}", style="dim")
             many = len(instances) >= _SHORT
-            table = Text("\n".join(brief(instances))) if many else overview(instances)
+            table = Text("\n".join(brief(instances))) if many else overview(instances, console)
             trouble = Text("\n".join(_trouble(instances)))
             # What is wrong comes first where the screen may not hold all.
             screen.update(
@@ -120,7 +129,8 @@ def brief(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"{'instance':<{width}}  {'state':<9}  {'lag rows':>12}  {'lag s':>9}  last written"
     states: dict[str, int] = {}
     for each in instances:
-        states[each["state"]] = states.get(each["state"], 0) + 1
+        state = _state(each)
+        states[state] = states.get(state, 0) + 1
         rows = sum(entity["lag_rows"] or 0 for entity in each["sync_state"])
         # Of what is compared whole the age is no lag that anybody waits for.
         lags = [
@@ -131,8 +141,7 @@ def brief(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
         lag = f"{max(lags):.1f}" if lags else "–"
         written = max((entity["last_synced_at"] or "" for entity in each["sync_state"]), default="")
         yield (
-            f"{each['instance']:<{width}}  {each['state']:<9}  {rows:>12,}  {lag:>9}"
-            f"  {written or 'never'}"
+            f"{each['instance']:<{width}}  {state:<9}  {rows:>12,}  {lag:>9}  {written or 'never'}"
         )
     counts = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
     yield f"{len(instances):,} instances: {counts}"
@@ -144,30 +153,53 @@ def _errors(each: dict[str, Any]) -> list[dict[str, str]]:
     return list(unique.values())
 
 
-def overview(instances: Sequence[dict[str, Any]]) -> Table:
-    """One line for each entity of each instance."""
+def overview(instances: Sequence[dict[str, Any]], console: Console) -> Table | Text:
+    """One line for each entity of each instance, with as many columns as the console has room for;
+    where even the fewest have none, one line for each instance. No number is ever cut."""
+    boundless = console.options.update(max_width=_BOUNDLESS)
+    for without in range(len(_DISPENSABLE) + 1):
+        table = _overview(instances, _DISPENSABLE[:without])
+        if console.measure(table, options=boundless).maximum <= console.width:
+            return table
+    return Text("\n".join(brief(instances)))
+
+
+def _overview(instances: Sequence[dict[str, Any]], without: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("instance", "state", "entity"):
-        table.add_column(name, no_wrap=True)
-    for name in ("watermark", "settled", "head", "lag rows", "lag s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("last synced", no_wrap=True)
+    columns: list[str] = []
+    for name in (
+        "instance", "state", "entity", "watermark", "settled", "head", "lag rows", "lag s",
+        "last synced",
+    ):  # fmt: skip
+        if name in without:
+            continue
+        columns.append(name)
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
     for each in instances:
-        colour = _COLOURS.get(each["state"], "")
-        state = f"[{colour}]{each['state']}[/]" if colour else each["state"]
+        state = _state(each)
+        colour = _COLOURS.get(state, "")
         for number, entity in enumerate(each["sync_state"]):
-            table.add_row(
-                escape(each["instance"]) if number == 0 else "",
-                state if number == 0 else "",
-                entity["entity"] + (" (resync)" if entity["resync"] else ""),
-                _number(entity["last_synced_id"]),
-                _number(entity["settled_id"]),
-                _number(entity["head"]),
-                _number(entity["lag_rows"]),
-                "–" if entity["lag_seconds"] is None else f"{entity['lag_seconds']:.1f}",
-                entity["last_synced_at"] or "never",
-            )
+            cells = {
+                "instance": escape(each["instance"]) if number == 0 else "",
+                "state": "" if number else f"[{colour}]{state}[/]" if colour else state,
+                "entity": entity["entity"] + (" (resync)" if entity["resync"] else ""),
+                "watermark": _number(entity["last_synced_id"]),
+                "settled": _number(entity["settled_id"]),
+                "head": _number(entity["head"]),
+                "lag rows": _number(entity["lag_rows"]),
+                "lag s": "–" if entity["lag_seconds"] is None else f"{entity['lag_seconds']:.1f}",
+                "last synced": entity["last_synced_at"] or "never",
+            }
+            table.add_row(*(cells[name] for name in columns))
     return table
+
+
+def _state(each: Mapping[str, Any]) -> str:
+    """The state in words: who reads a database and finds nobody there must not take it for one that
+    somebody copies."""
+    error = each["error"]
+    alone = error is not None and error["code"] == "no_copier" and each["state"] == "standby"
+    return "no copier" if alone else str(each["state"])
 
 
 def _number(value: int | None) -> str:
@@ -273,7 +305,7 @@ def reconcile(name: str, found: Mapping[str, Any], *, dry_run: bool) -> None:
     counts = ("compared", "missing", "differing", "extra")
     done = () if dry_run else ("written", "deleted", "refused")
     for title in (*counts, *done):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("examples")
     for each in found["entities"]:
         numbers = [f"{each[title]:,}" for title in (*counts, *done)]

@@ -6,14 +6,22 @@ to import is imported by the verb that needs it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 import click
 
 from daemon.cli import copying, looking, migrating, orders, running
-from daemon.cli.common import complain, config_option
-from daemon.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, WppSyncError, internal
+from daemon.cli.common import asks_for_json, complain, config_option, document, error_object
+from daemon.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    StoppedError,
+    UsageError,
+    WppSyncError,
+    internal,
+)
 
 _ORDER = (
     running.run,
@@ -60,20 +68,10 @@ for _command in _ORDER:
 
 def main() -> None:
     """The entry point: every expected error becomes a message and an exit code."""
-    _replace_closed_streams()
+    _make_streams_bear_all()
     try:
-        code = cli.main(standalone_mode=False, prog_name=running.PROGRAM)
+        code = _run(as_json=asks_for_json(sys.argv[1:]))
         sys.stdout.flush()
-    except WppSyncError as error:
-        complain(error)
-        code = error.exit_code
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (wpp-sync status | head): nothing to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,14 +81,49 @@ def main() -> None:
         complain(WppSyncError(f"cannot write the output: {error.strerror}"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    sys.exit(code)
+
+
+def _run(*, as_json: bool) -> int:
+    """Do what the arguments say; the exit code. Raises OSError: the output cannot be written."""
+    failed: WppSyncError
+    try:
+        code = cli.main(standalone_mode=False, prog_name=running.PROGRAM)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        failed = StoppedError("interrupted")  # whoever did it knows
+    except click.ClickException as error:
+        error.show()
+        failed = _usage(error)
+    except WppSyncError as error:
+        complain(error)
+        failed = error
+    except OSError:
+        raise
     except Exception as error:  # noqa: BLE001 - no traceback reaches an operator
-        complain(internal(error))
-        code = EXIT_FAILED
-    sys.exit(code if isinstance(code, int) else EXIT_OK)
+        failed = internal(error)
+        complain(failed)
+    else:
+        return code if isinstance(code, int) else EXIT_OK
+    if as_json:
+        document({"error": error_object(failed)})
+    return failed.exit_code
 
 
-def _replace_closed_streams() -> None:
-    """A caller may have closed them (`>&-`): then nobody wants to read what is written there."""
+def _usage(error: click.ClickException) -> WppSyncError:
+    """What click has to say of the arguments, for machines."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = "" if context is None else f"{context.command_path} --help"
+    told = UsageError(error.format_message(), hint=hint)
+    told.exit_code = error.exit_code
+    return told
+
+
+def _make_streams_bear_all() -> None:
+    """A caller may have closed them (`>&-`): then nobody wants to read what is written there. And a
+    character that the terminal's encoding lacks is no reason to tell nothing."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the process's life
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

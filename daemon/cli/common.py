@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
-from collections.abc import Callable, Coroutine, Sequence
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.errors import (
-    EXIT_OK,
-    DaemonUnreachableError,
-    UsageError,
-    WppSyncError,
-)
+from daemon.errors import EXIT_OK, NoDaemonError, UsageError, WppSyncError
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -26,6 +22,10 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 Ask = Callable[["Client", str], dict[str, Any]]
 Do = Callable[["Instance"], Coroutine[Any, Any, dict[str, Any]]]
+Outcome = dict[str, Any] | WppSyncError
+
+_AT_ONCE = 16
+"""So many instances are given an order at the same time: one whose server is silent takes 10 s."""
 
 
 def config_option(command: Command) -> Command:
@@ -43,6 +43,34 @@ def all_option(command: Command) -> Command:
     """--all, in the place of names."""
     help_ = "Every instance of the configuration."
     return click.option("--all", "every", is_flag=True, help=help_)(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json: one document on standard output, whatever happens."""
+    help_ = "For machines: one JSON document on standard output, errors too."
+    return click.option("--json", "as_json", is_flag=True, help=help_)(command)
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether --json is among these; also where the rest of them cannot be understood."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def dumped(data: object, *, indent: int | None = 2) -> str:
+    """As JSON; where standard output cannot take every character, none is lost."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    return json.dumps(data, ensure_ascii=encoding != "utf8", indent=indent)
+
+
+def document(data: object) -> None:
+    """Print what --json asks for. The last thing that a verb does: there is only one of them."""
+    click.echo(dumped(data))
+
+
+def error_object(error: WppSyncError) -> dict[str, str]:
+    """An error for machines."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def complain(error: WppSyncError) -> None:
@@ -80,7 +108,10 @@ class Operator:
     """How a verb reaches the instances: through the running daemon, else in this process."""
 
     def __init__(self, context: click.Context, config_path: str | None) -> None:
-        """Raises ConfigError. Where a daemon answers, nothing but its socket's path is read."""
+        """Where a daemon answers, nothing but its socket's path is read.
+
+        Raises ConfigError, and DaemonUnreachableError where one may run that does not answer us.
+        """
         from daemon import config
         from daemon.client import Client
 
@@ -92,10 +123,12 @@ class Operator:
 
         self._settings: Config | None = None
         try:
-            self.instances: list[str] = self.client.get("/v1/alive")["instances"]
-        except DaemonUnreachableError:
+            self.instances: list[str] = self.client.alive()["instances"]
+        except NoDaemonError:
+            from daemon import reload
+
             self.live = False
-            self.instances = list(self.settings.instances)
+            self.instances = list(reload.enabled(self.settings))
 
     @property
     def settings(self) -> Config:
@@ -131,9 +164,73 @@ class Operator:
 
         return with_parts(self.settings, lambda built: do(operations.pick(built.instances, name)))
 
+    def ask_or_do_each(
+        self, names: Sequence[str], ask: Ask, do: Do
+    ) -> Iterator[tuple[str, Outcome]]:
+        """The same for several, some at once, told in their order; one that fails does not keep
+        the others."""
+        from daemon.client import instance_path
+
+        if self.live:
+            yield from _in_threads(names, lambda name: ask(self.client, instance_path(name)))
+        else:
+            yield from with_parts(self.settings, lambda built: _each(built, names, do))
+
+
+def _in_threads(
+    names: Sequence[str], work: Callable[[str], dict[str, Any]]
+) -> Iterator[tuple[str, Outcome]]:
+    """The process may end while they wait for an answer: whoever breaks it off need not wait."""
+    from queue import Empty, SimpleQueue
+    from threading import Thread
+
+    left: SimpleQueue[str] = SimpleQueue()
+    done: dict[str, SimpleQueue[dict[str, Any] | BaseException]] = {}
+    for name in names:
+        left.put(name)
+        done[name] = SimpleQueue()
+
+    def one_after_the_other() -> None:
+        while True:
+            try:
+                name = left.get_nowait()
+            except Empty:
+                return
+            try:
+                done[name].put(work(name))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                done[name].put(error)
+
+    for _ in range(min(_AT_ONCE, len(names))):
+        Thread(target=one_after_the_other, daemon=True).start()
+    for name in names:
+        outcome = done[name].get()
+        if isinstance(outcome, BaseException) and not isinstance(outcome, WppSyncError):
+            raise outcome
+        yield name, outcome
+
+
+async def _each(built: Parts, names: Sequence[str], do: Do) -> list[tuple[str, Outcome]]:
+    import asyncio
+
+    from daemon import operations
+
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(name: str) -> tuple[str, Outcome]:
+        async with places:
+            try:
+                return name, await do(operations.pick(built.instances, name))
+            except WppSyncError as error:
+                return name, error
+
+    return await asyncio.gather(*map(one, names))
+
 
 def with_parts(settings: Config, work: Callable[[Parts], Coroutine[Any, Any, T]]) -> T:
     """Build the parts in this process, without a daemon, and do one thing with them."""
+    import asyncio
+
     from daemon import app, log
 
     log.silence()
@@ -145,14 +242,29 @@ def with_parts(settings: Config, work: Callable[[Parts], Coroutine[Any, Any, T]]
     return asyncio.run(do())
 
 
-def each(names: Sequence[str], work: Callable[[str], int]) -> int:
-    """Do it for one after the other: one that fails does not keep the others. The worst code."""
-    worst = EXIT_OK
-    for name in names:
-        try:
-            code = work(name)
-        except WppSyncError as error:
-            complain(error)
-            code = error.exit_code
-        worst = max(worst, code)
-    return worst
+class Report:
+    """What a verb has done to several instances: a line for each, or one document for machines."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._found: list[dict[str, Any]] = []
+        self._worst = EXIT_OK
+
+    def done(self, name: str, answer: Mapping[str, Any], line: str, code: int = EXIT_OK) -> None:
+        """It is done to this one, more or less: `code`."""
+        if not self._as_json:
+            click.echo(line)
+        self._found.append({"instance": name, **answer})
+        self._worst = max(self._worst, code)
+
+    def failed(self, name: str, error: WppSyncError) -> None:
+        """It is not, which does not keep the others."""
+        complain(error)
+        self._found.append({"instance": name, "error": error_object(error)})
+        self._worst = max(self._worst, error.exit_code)
+
+    def end(self) -> int:
+        """The worst exit code; with it all is told."""
+        if self._as_json:
+            document({"instances": self._found})
+        return self._worst

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
@@ -12,10 +11,12 @@ import click
 
 from daemon.cli.common import (
     Operator,
+    Report,
     all_option,
     complain,
     config_option,
-    each,
+    document,
+    json_option,
     names_of,
     with_parts,
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @all_option
 @click.option("--skip", multiple=True, metavar="ENTITY", help="Leave this entity out; repeatable.")
 @click.option("--only", multiple=True, metavar="ENTITY", help="Only this entity; repeatable.")
+@json_option
 @config_option
 @click.pass_context
 def sync(
@@ -50,6 +52,7 @@ def sync(
     every: bool,
     skip: tuple[str, ...],
     only: tuple[str, ...],
+    as_json: bool,
     config_path: str | None,
 ) -> int:
     """One pass now, then exit.
@@ -65,9 +68,12 @@ def sync(
     operator = Operator(context, config_path)
     wanted = operator.chosen(names, every)
     left_out = {name: _left_out(operator, name, skip, only) for name in wanted}
+    report = Report(as_json=as_json)
     if operator.live:
-        return _sync_through_daemon(operator.client, left_out)
-    return with_parts(operator.settings, lambda built: _sync(built, left_out))
+        _sync_through_daemon(operator.client, left_out, report)
+        return report.end()
+    finished = with_parts(operator.settings, lambda built: _sync(built, left_out, report))
+    return max(report.end(), EXIT_OK if finished else EXIT_INTERRUPTED)
 
 
 def _left_out(
@@ -93,52 +99,55 @@ def _left_out(
     return list(skip) or [entity for entity in entities if entity not in only]
 
 
-def _sync_through_daemon(client: Client, left_out: Mapping[str, list[str]]) -> int:
+def _sync_through_daemon(client: Client, left_out: Mapping[str, list[str]], report: Report) -> None:
     from daemon.client import instance_path
     from daemon.progress import Shown
 
-    def one(name: str) -> int:
+    for name, skip in left_out.items():
         began = monotonic()
-        with Shown(name) as shown:
-            path, body = instance_path(name, "sync"), {"skip": left_out[name]}
-            done = client.follow(path, body, shown.told)
-        return _told(name, done, monotonic() - began)
+        try:
+            with Shown(name) as shown:
+                done = client.follow(instance_path(name, "sync"), {"skip": skip}, shown.told)
+        except WppSyncError as error:
+            report.failed(name, error)
+        else:
+            _told(name, done, monotonic() - began, report)
 
-    return each(list(left_out), one)
 
-
-async def _sync(built: Parts, left_out: Mapping[str, list[str]]) -> int:
-    """Without a daemon, in this process."""
+async def _sync(built: Parts, left_out: Mapping[str, list[str]], report: Report) -> bool:
+    """Without a daemon, in this process; False when somebody broke it off."""
     from daemon import app, operations
     from daemon.progress import watching
 
-    worst = EXIT_OK
     stop = app.stop_on_signals()
     for name, skip in left_out.items():
         if stop.is_set():
-            return EXIT_INTERRUPTED
+            return False
+        began = monotonic()
         try:
             instance = operations.pick(built.instances, name)
-            began = monotonic()
             async with watching(instance):
                 result = await operations.sync_instance(instance, skip, stop)
-            done = operations.told_pass(instance, result)
-            code = _told(name, done, monotonic() - began, interrupted=stop.is_set())
         except WppSyncError as error:
             # One instance's trouble is its own: the others are still synced.
-            complain(error)
-            code = error.exit_code
-        worst = max(worst, code)
-    return worst
+            report.failed(name, error)
+        else:
+            done = operations.told_pass(instance, result) | {"interrupted": stop.is_set()}
+            _told(name, done, monotonic() - began, report)
+    return True
 
 
-def _told(name: str, done: Mapping[str, Any], seconds: float, *, interrupted: bool = False) -> int:
-    """Say what a pass has done; its exit code."""
+def _told(name: str, done: Mapping[str, Any], seconds: float, report: Report) -> None:
+    """Say what a pass has done."""
+    interrupted = bool(done.get("interrupted"))
     rows, late = done["rows"], done["late"]
     told = ", ".join(f"{entity} {number:,}" for entity, number in rows.items()) or "nothing to do"
     late_text = f" ({late:,} late)" if late else ""
     broken_off = "  interrupted, goes on next time" if interrupted else ""
-    click.echo(f"{name}  {told} rows{late_text}  {seconds:.2f} s{broken_off}")
+    code = EXIT_INTERRUPTED if interrupted else EXIT_FAILED if done["errors"] else EXIT_OK
+    answer = {**done, "interrupted": interrupted, "seconds": round(seconds, 3)}
+    line = f"{name}  {told} rows{late_text}  {seconds:.2f} s{broken_off}"
+    report.done(name, answer, line, code)
     for entity in done["paused"]:
         click.echo(f"{name}  {entity} is paused: wpp-sync resume {name}", err=True)
     if done["quarantined"]:
@@ -149,9 +158,6 @@ def _told(name: str, done: Mapping[str, Any], seconds: float, *, interrupted: bo
         )
     for error in done["errors"].values():
         complain(WppSyncError(error["message"], hint=error["hint"]))
-    if interrupted:
-        return EXIT_INTERRUPTED
-    return EXIT_FAILED if done["errors"] else EXIT_OK
 
 
 # --- reset, resync ---------------------------------------------------------------------------
@@ -160,9 +166,12 @@ def _told(name: str, done: Mapping[str, Any], seconds: float, *, interrupted: bo
 @click.command()
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
 @click.argument("entity", metavar="ENTITY|all")
+@json_option
 @config_option
 @click.pass_context
-def reset(context: click.Context, name: str, entity: str, config_path: str | None) -> None:
+def reset(
+    context: click.Context, name: str, entity: str, as_json: bool, config_path: str | None
+) -> None:
     """The next pass re-pulls the entity from the start; its rows stay and are overwritten.
 
     \b
@@ -170,10 +179,16 @@ def reset(context: click.Context, name: str, entity: str, config_path: str | Non
       wpp-sync reset nunes messages
       wpp-sync reset nunes all
     """
-    from daemon import operations
+
+    async def work(instance: Instance) -> list[str]:
+        from daemon import operations
+
+        return await operations.reset_sync_state(instance, entity)
 
     operator = Operator(context, config_path)
-    _change(operator, name, "reset", {"entity": entity}, operations.reset_sync_state)
+    reset = _change(operator, name, "reset", {"entity": entity}, work, as_json=as_json)
+    if as_json:
+        document({"instance": name, "reset": reset})
 
 
 @click.command()
@@ -183,34 +198,52 @@ def reset(context: click.Context, name: str, entity: str, config_path: str | Non
     default=None,
     help="Show the progress until it is done; on a terminal that is so by itself.",
 )
+@json_option
 @config_option
 @click.pass_context
-def resync(context: click.Context, name: str, wait: bool | None, config_path: str | None) -> None:
+def resync(
+    context: click.Context,
+    name: str,
+    wait: bool | None,
+    as_json: bool,
+    config_path: str | None,
+) -> None:
     """Copy everything again, and remove local rows that central does not have.
 
     The tables stay readable throughout. Ctrl-C ends the waiting, not the resync.
-    """
-    from daemon import operations
 
-    async def work(instance: Instance, _entity: str) -> list[str]:
+    \b
+    Examples:
+      wpp-sync resync nunes
+      wpp-sync resync nunes --no-wait
+    """
+
+    async def work(instance: Instance) -> list[str]:
+        from daemon import operations
+
         return await operations.force_full_resync(instance)
 
     operator = Operator(context, config_path)
     operator.known([name])
     waits = wait if wait is not None else sys.stderr.isatty()
     if not waits or not operator.live:
-        _change(operator, name, "resync", {}, work)
+        begun = _change(operator, name, "resync", {}, work, as_json=as_json)
         if waits:
             click.echo("no daemon runs here: `wpp-sync sync` does it", err=True)
+        if as_json:
+            document({"instance": name, "resync": begun, "finished": False})
         return
     from daemon.client import instance_path
     from daemon.progress import Shown
 
     with Shown(name) as shown:
         done = operator.client.follow(instance_path(name, "resync"), {}, shown.told)
-    click.echo(f"{name}  resync: {', '.join(done['resync'])}")
+    if not as_json:
+        click.echo(f"{name}  resync: {', '.join(done['resync'])}")
     end = "done" if done["finished"] else "goes on: wpp-sync status"
     click.echo(f"{name}  resync {end}", err=True)
+    if as_json:
+        document({"instance": name, **done})
 
 
 def _change(
@@ -218,17 +251,22 @@ def _change(
     name: str,
     verb: str,
     body: dict[str, str],
-    work: Callable[[Instance, str], Coroutine[Any, Any, list[str]]],
-) -> None:
-    """Without a daemon straight on the state rows, which any daemon that copies this instance
-    elsewhere sees before it writes again."""
+    work: Callable[[Instance], Coroutine[Any, Any, list[str]]],
+    *,
+    as_json: bool,
+) -> list[str]:
+    """The entities that begin anew, which people are told. Without a daemon straight on the state
+    rows, which any daemon that copies this instance elsewhere sees before it writes again."""
     operator.known([name])
 
     async def do(instance: Instance) -> dict[str, Any]:
-        return {verb: await work(instance, body.get("entity", ""))}
+        return {verb: await work(instance)}
 
-    done = operator.ask_or_do(name, lambda c, path: c.post(f"{path}/{verb}", body), do)[verb]
-    click.echo(f"{name}  {verb}: {', '.join(done)}; the next pass starts from the beginning")
+    done = operator.ask_or_do(name, lambda c, path: c.post(f"{path}/{verb}", body), do)
+    begun: list[str] = done[verb]
+    if not as_json:
+        click.echo(f"{name}  {verb}: {', '.join(begun)}; the next pass starts from the beginning")
+    return begun
 
 
 # --- reconcile ---------------------------------------------------------------------------------
@@ -238,7 +276,7 @@ def _change(
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
 @click.argument("entity", metavar="[ENTITY]", required=False)
 @click.option("--dry-run", is_flag=True, help="Only report; exit 4 if the two sides differ.")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@json_option
 @config_option
 @click.pass_context
 def reconcile(
@@ -276,15 +314,15 @@ def reconcile(
         return operations.tallies(found)
 
     found = operator.ask_or_do(name, ask, do)
-    if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
-    else:
+    if not as_json:
         from daemon import show
 
         show.reconcile(name, found, dry_run=dry_run)
     failed = [each["error"] for each in found["entities"] if each["error"] is not None]
     for error in failed:
         complain(WppSyncError(error["message"], hint=error["hint"]))
+    if as_json:
+        document(found)
     if failed:
         return EXIT_FAILED
     return EXIT_DIFFERENT if dry_run and found["differences"] else EXIT_OK

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,14 +11,18 @@ import click
 from daemon.cli.common import (
     Operator,
     config_option,
+    document,
+    dumped,
+    json_option,
     load,
     names_of,
     with_parts,
 )
-from daemon.errors import EXIT_OK, EXIT_UNREACHABLE, DaemonUnreachableError
+from daemon.errors import EXIT_OK, EXIT_UNREACHABLE, DaemonUnreachableError, NoDaemonError
 
 if TYPE_CHECKING:
     from daemon.app import Parts
+    from daemon.check import Finding
     from daemon.instance import Instance
 
 _STATUS_SECONDS = 10.0
@@ -37,7 +39,7 @@ class _Found(NamedTuple):
 
 @click.command()
 @click.argument("name", metavar="[INSTANCE]", required=False, shell_complete=names_of)
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@json_option
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
     "--interval",
@@ -70,7 +72,7 @@ def status(
         operator.known([name])
 
     def look() -> _Found:
-        return _look(operator, name)
+        return _look(operator, name, watch=watch)
 
     if watch:
         _watch(operator, look, interval, as_json=as_json)
@@ -78,7 +80,7 @@ def status(
     found = look()
     unreachable = not found.live and any(each["state"] == "failed" for each in found.instances)
     if as_json:
-        click.echo(json.dumps(found.answer, ensure_ascii=False, indent=2))
+        document(found.answer)
     else:
         from daemon import show
 
@@ -87,14 +89,17 @@ def status(
     return EXIT_UNREACHABLE if unreachable else EXIT_OK
 
 
-def _look(operator: Operator, name: str | None) -> _Found:
+def _look(operator: Operator, name: str | None, *, watch: bool) -> _Found:
     from daemon.client import instance_path
 
     try:
         path = instance_path(name) if name else "/v1/status"
         answer = operator.client.get(path, timeout=_STATUS_SECONDS)
         live = True
-    except DaemonUnreachableError:
+    except DaemonUnreachableError as error:
+        # A daemon may be stopped or restarted while somebody watches it.
+        if not watch and not isinstance(error, NoDaemonError):
+            raise
         answer = with_parts(operator.settings, lambda built: _status_without_daemon(built, name))
         live = False
     return _Found(answer, [answer] if name else answer["instances"], live)
@@ -107,7 +112,7 @@ def _watch(
     try:
         if as_json:
             while True:
-                click.echo(json.dumps(look().answer, ensure_ascii=False))
+                click.echo(dumped(look().answer, indent=None))
                 time.sleep(interval)
         from daemon import show
 
@@ -121,6 +126,8 @@ def _watch(
 
 
 async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, Any]:
+    import asyncio
+
     from daemon import operations
 
     if name is not None:
@@ -142,7 +149,7 @@ async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, An
 @click.argument("action", type=click.Choice(["list", "retry", "discard"]), default="list")
 @click.argument("keys", metavar="[ID]...", nargs=-1, type=int)
 @click.option("--entity", metavar="ENTITY", help="Only this entity's rows (discard).")
-@click.option("--json", "as_json", is_flag=True, help="For machines (list).")
+@json_option
 @config_option
 @click.pass_context
 def quarantine(
@@ -175,7 +182,7 @@ def quarantine(
             name, lambda c, path: c.get(f"{path}/quarantine", timeout=None), _list
         )["rows"]
         if as_json:
-            click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+            document(rows)
             return
         from daemon import show
 
@@ -184,6 +191,9 @@ def quarantine(
         left = operator.ask_or_do(
             name, lambda c, path: c.post(f"{path}/quarantine/retry", {}), _retry
         )["left"]
+        if as_json:
+            document({"instance": name, "left": left})
+            return
         click.echo(f"{name}  tried again; {left:,} rows are left in quarantine")
     else:
         body = {"entity": entity, "ids": list(keys)} if entity else {}
@@ -196,6 +206,9 @@ def quarantine(
         done = operator.ask_or_do(
             name, lambda c, path: c.post(f"{path}/quarantine/discard", body), discard
         )["discarded"]
+        if as_json:
+            document({"instance": name, "discarded": done})
+            return
         click.echo(f"{name}  {done:,} rows given up")
 
 
@@ -217,24 +230,45 @@ async def _retry(instance: Instance) -> dict[str, Any]:
 
 
 @click.command()
+@json_option
 @config_option
 @click.pass_context
-def check(context: click.Context, config_path: str | None) -> int:
-    """Configuration, connections, privileges, both schemas, and how central would be read."""
+def check(context: click.Context, as_json: bool, config_path: str | None) -> int:
+    """Configuration, connections, privileges, both schemas, and how central would be read.
+
+    \b
+    Examples:
+      wpp-sync check
+      wpp-sync check --json | jq '.findings[] | select(.level == "fail")'
+    """
+    from dataclasses import asdict
+
+    from daemon import check as checks
+
+    def show(finding: Finding) -> None:
+        if as_json:
+            return
+        click.echo(f"{finding.level:<5} {finding.where}  {finding.text}")
+        if finding.hint:
+            click.echo(f"      hint: {finding.hint}")
+
     settings = load(context, config_path)
-    click.echo(f"ok    config  {settings.path}: {len(settings.instances)} instances")
-    return with_parts(settings, _check)
+    read = checks.Finding("ok", "config", f"{settings.path}: {len(settings.instances)} instances")
+    show(read)
+    findings = with_parts(settings, lambda built: _check(built, show))
+    failed = sum(finding.level == "fail" for finding in findings)
+    if as_json:
+        document({"findings": [asdict(each) for each in (read, *findings)], "failed": failed})
+    else:
+        click.echo(f"{len(findings)} looked at, {failed} failed")
+    return checks.exit_code(findings)
 
 
-async def _check(built: Parts) -> int:
+async def _check(built: Parts, show: Callable[[Finding], None]) -> list[Finding]:
     from daemon import check as checks
 
     findings = []
     async for finding in checks.run(built.central, built.instances, built.catalogue.migrations):
         findings.append(finding)
-        click.echo(f"{finding.level:<5} {finding.where}  {finding.text}")
-        if finding.hint:
-            click.echo(f"      hint: {finding.hint}")
-    failed = sum(finding.level == "fail" for finding in findings)
-    click.echo(f"{len(findings)} looked at, {failed} failed")
-    return checks.exit_code(findings)
+        show(finding)
+    return findings

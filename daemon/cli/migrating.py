@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.cli.common import complain, config_option, load, names_of, with_parts
-from daemon.errors import (
-    EXIT_FAILED,
-    EXIT_OK,
-    DaemonUnreachableError,
-    StandbyError,
-    WppSyncError,
+from daemon.cli.common import (
+    complain,
+    config_option,
+    document,
+    json_option,
+    load,
+    names_of,
+    with_parts,
 )
+from daemon.errors import EXIT_FAILED, EXIT_OK, NoDaemonError, StandbyError, WppSyncError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from daemon.app import Parts
     from daemon.instance import Instance
 
@@ -29,7 +31,7 @@ _MIGRATED_AT_ONCE = 8
 @click.argument("names", metavar="[INSTANCE]...", nargs=-1, shell_complete=names_of)
 @click.option("--dry-run", is_flag=True, help="Only say what would happen, and what it costs.")
 @click.option("--list", "listed", is_flag=True, help="What has run, and what is pending.")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@json_option
 @config_option
 @click.pass_context
 def migrate(
@@ -54,10 +56,25 @@ def migrate(
         raise click.UsageError("--dry-run and --list exclude each other")
     settings = load(context, config_path)
     verb = "dry run" if dry_run else "list" if listed else "migrate"
-    return with_parts(settings, lambda built: _migrate(built, names, verb, as_json))
+    found = with_parts(settings, lambda built: _migrate(built, names, verb, as_json=as_json))
+    worst = EXIT_OK
+    for each in found:
+        if error := each.get("error"):
+            complain(WppSyncError(f"{each['instance']}: {error['message']}", hint=error["hint"]))
+        refused = EXIT_FAILED if each.get("refused") else EXIT_OK
+        worst = max(worst, each.get("exit_code", EXIT_OK), refused)
+    if as_json:
+        order = list(settings.instances)
+        document(sorted(found, key=lambda each: order.index(each["instance"])))
+    return worst
 
 
-async def _migrate(built: Parts, names: Sequence[str], verb: str, as_json: bool) -> int:
+async def _migrate(
+    built: Parts, names: Sequence[str], verb: str, *, as_json: bool
+) -> list[dict[str, Any]]:
+    """What was done to each, as they were done; people are told at once."""
+    import asyncio
+
     from daemon import app, operations, show
 
     chosen = [operations.pick(built.instances, n) for n in dict.fromkeys(names)] or list(
@@ -81,21 +98,14 @@ async def _migrate(built: Parts, names: Sequence[str], verb: str, as_json: bool)
             told()
             if not as_json:
                 show.migrations(found[-1], verb)
-    if as_json:
-        found.sort(key=lambda each: list(built.instances).index(each["instance"]))
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
-    worst = EXIT_OK
-    for each in found:
-        if error := each.get("error"):
-            complain(WppSyncError(f"{each['instance']}: {error['message']}", hint=error["hint"]))
-        refused = EXIT_FAILED if each.get("refused") else EXIT_OK
-        worst = max(worst, each.get("exit_code", EXIT_OK), refused)
-    return worst
+    return found
 
 
 async def _migrate_one(
     built: Parts, instance: Instance, verb: str, stop: asyncio.Event
 ) -> dict[str, Any]:
+    import asyncio
+
     from daemon import operations
 
     if verb == "dry run":
@@ -110,7 +120,7 @@ async def _migrate_one(
         try:  # if it is our daemon that holds the lock, it does it
             client, path = Client(built.config.control.socket), instance_path(instance.name)
             return await asyncio.to_thread(client.post, f"{path}/migrate", {}, timeout=None)
-        except DaemonUnreachableError:
+        except NoDaemonError:
             raise standby from None
     await instance.close()  # others may copy it now
     return done

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import click
 
-from daemon.cli.common import config_option, load
+from daemon.cli.common import config_option, document, json_option, load
 
 PROGRAM = "wpp-sync"
 
@@ -24,7 +23,14 @@ def run(context: click.Context, config_path: str | None) -> None:
     Signals: TERM, INT finish the running batch and leave (a second one leaves now);
     HUP reloads the configuration and resets what signals.sighup_reset names;
     USR1 logs the status.
+
+    \b
+    Examples:
+      wpp-sync run
+      wpp-sync run -c /etc/wpp-sync/config.yaml
     """
+    import asyncio
+
     from daemon import app, log
 
     settings = load(context, config_path)
@@ -38,6 +44,10 @@ def demo(seconds: float | None) -> int:
     """The main job on a private MariaDB with three instances and live traffic.
 
     Needs the programs mariadbd, mariadb-install-db and mariadb; touches nothing else.
+
+    \b
+    Examples:
+      wpp-sync demo --seconds 20
     """
     from daemon.demo.run import run_demo
 
@@ -67,8 +77,19 @@ def completion(shell: str) -> None:
 
 
 @click.command()
-def version() -> None:
-    """The version of wpp-sync."""
+@json_option
+def version(as_json: bool) -> None:
+    """The version of wpp-sync.
+
+    \b
+    Examples:
+      wpp-sync version
+      wpp-sync version --json | jq -r .version
+    """
     from importlib.metadata import version as installed
 
-    click.echo(f"wpp-sync {installed('wpp-sync')}")
+    found = installed("wpp-sync")
+    if as_json:
+        document({"version": found})
+    else:
+        click.echo(f"wpp-sync {found}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -94,6 +95,73 @@ def test_sync_leaves_out_what_is_skipped_and_copies_only_what_is_named(
     assert mirror.differences(central, local) == ""
 
 
+def test_what_is_switched_off_does_not_keep_the_others(
+    seeded: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    central, local = seeded
+    off = {**servers.new_local(), "enabled": False}
+    config = write_config(central, {"nunes": local, "karsten": off})
+    for verb in (["sync"], ["throttle"], ["pause"], ["resume"]):
+        pace = ["off"] if verb == ["throttle"] else []
+        done = run_cli(*verb, "--all", *pace, "-c", config)
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["nunes"]
+    named = run_cli("sync", "karsten", "-c", config)
+    assert named.returncode == 2
+    assert "there is no instance 'karsten'" in named.stderr
+
+
+@pytest.mark.parametrize("with_daemon", [True, False])
+def test_every_verb_has_one_document_for_machines(
+    databases: Databases, write_config: WriteConfig, with_daemon: bool
+) -> None:
+    central, local = databases
+    mirror.insert_message(central, 1, body="'good'")
+    config = write_config(central, {"nunes": local}, sync={"settle": "1s"}, **QUICK)
+    assert run_cli("sync", "nunes", "-c", config).returncode == 0
+    mirror.run(local, "ALTER TABLE wpp_messages MODIFY body VARCHAR(20)")
+    mirror.insert_message(central, 70_001, body="REPEAT('x', 21)")
+    with DaemonProcess(config) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        if not with_daemon:
+            daemon.stop()
+
+        def told(*verb: str, code: int = 0) -> Any:
+            done = run_cli(*verb, "--json", "-c", config)
+            assert done.returncode == code, done.stdout + done.stderr
+            return json.loads(done.stdout)
+
+        (synced,) = told("sync", "--all", "--skip", "chats")["instances"]
+        assert synced["instance"] == "nunes"
+        assert set(synced) >= {"rows", "late", "quarantined", "errors", "interrupted", "seconds"}
+        assert (list(synced["rows"]), synced["interrupted"]) == (["messages"], False)
+        assert told("quarantine", "nunes", "retry") == {"instance": "nunes", "left": 1}
+        assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
+        assert told("quarantine", "nunes")[0]["id"] == 70_001
+        assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
+        resynced = told("resync", "nunes", "--wait")
+        assert resynced == {
+            "instance": "nunes", "resync": ["messages", "chats"], "finished": with_daemon,
+        }  # fmt: skip
+        (ordered,) = told("throttle", "nunes", "900")["instances"]
+        assert (ordered["rows_per_second"], ordered["at_once"]) == (900, with_daemon)
+        (ordered,) = told("pause", "--all", "--reason", "—")["instances"]
+        assert ordered["paused"]["reason"] == "—"
+        (refused,) = told("sync", "nunes", code=1)["instances"]
+        assert (refused["instance"], refused["error"]["code"]) == ("nunes", "paused")
+        assert refused["error"]["hint"] == "wpp-sync resume nunes"
+        assert told("resume", "nunes")["instances"][0]["paused"] is None
+        error = told("reset", "nobody", "all", code=2)["error"]
+        assert error == {
+            "code": "usage", "message": "there is no instance 'nobody'", "hint": "instances: nunes",
+        }  # fmt: skip
+        checked = told("check")
+        assert checked["failed"] == 0
+        assert checked["findings"][0].keys() >= {"level", "where", "text", "hint"}
+        if with_daemon:
+            assert told("reload")["unchanged"] == 1
+
+
 def test_sync_goes_on_with_the_other_instances_when_one_fails(
     seeded: Databases, servers: Servers, write_config: WriteConfig
 ) -> None:
@@ -141,6 +209,8 @@ def test_sync_says_who_holds_the_lock_when_it_is_another_daemon(
 
     assert done.returncode == 1
     assert "another wpp-sync holds the lock" in done.stderr
+    who = f"; the last to copy it: pid {daemon.pid} on host {socket.gethostname()}, version "
+    assert who in done.stderr
     assert "hint:" in done.stderr
 
 
@@ -199,9 +269,12 @@ def test_status_with_and_without_a_daemon(
     assert without["migrations"] == live["migrations"]
     assert without["error"]["code"] == "no_copier"
     assert set(without["error"]) == {"code", "message", "hint", "since"}
+    assert without["state"] == "standby"
     table = run_cli("status", "-c", config)
     assert table.returncode == 0
     assert "read from the databases" in table.stdout
+    assert re.search(r"^nunes +no copier ", table.stdout, re.MULTILINE)
+    assert "standby" not in table.stdout
     assert f"{highest:,}" in table.stdout
 
 

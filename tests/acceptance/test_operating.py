@@ -118,7 +118,11 @@ def test_one_entity_is_paused_and_the_others_go_on(
         since = daemon.entity("messages")["paused"]["since"]
         cli(config, "pause", "nunes", "--entity", "messages", "--reason", "schema change")
         assert daemon.entity("messages")["paused"] == {"since": since, "reason": "schema change"}
-        cli(config, "resume", "--all", "--entity", "messages")
+        cli(config, "pause", "nunes", "--reason", "backup")
+        said = cli(config, "resume", "nunes", "--entity", "messages")
+        assert "messages resumed, but all of it is still paused since" in said
+        cli(config, "pause", "nunes", "--entity", "messages")
+        cli(config, "resume", "nunes")
         daemon.wait_until(lambda: mirror.watermarks(local)["messages"] == 20)
     assert mirror.differences(central, local) == ""
 
@@ -182,6 +186,8 @@ def test_a_throttle_keeps_its_pace(databases: Databases, write_config: WriteConf
         (["throttle", "200"], "name the instances"),
         (["throttle", "nunes", "0"], "0 rows per second is not between"),
         (["throttle", "nunes", "fast"], "a whole number or off"),
+        (["throttle", "nunes", "9" * 5_000], "ROWS_PER_SECOND is too large"),
+        (["throttle", "nunes", "0" * 5_000], "0 rows per second is not between"),
         (["throttle", "nunes", "-5"], "No such option"),
         (["throttle"], "Missing argument"),
         (["resume", "nunes", "--entity", "nothing"], "nunes has no entity nothing"),
@@ -309,6 +315,17 @@ def test_what_all_rest_on_and_the_doors_move_with_a_reload(
         answer = daemon.request("POST", "/v1/reload", {})
         assert (answer.status, answer.body["changed"]) == (200, ["nunes"])
         daemon.socket = moved
+        daemon.wait_until(lambda: not old.exists())
+        # The file says a new place again: only who knows the old one can tell the daemon.
+        change(config, lambda document: document["control"].update(socket=str(old)))
+        nobody = run_cli("reload", "-c", config)
+        assert nobody.returncode == 3
+        assert "wpp-sync reload --socket OLD_PATH" in nobody.stderr
+        assert cli(config, "reload", "--socket", str(moved)) == "untouched  1\n"
+        daemon.wait_until(lambda: old.exists() and not moved.exists())
+        change(config, lambda document: document["control"].update(socket=str(moved)))
+        told = json.loads(cli(config, "reload", "--json", "--socket", str(old)))
+        assert told == {"added": [], "changed": [], "removed": [], "unchanged": 1}
         daemon.wait_until(lambda: not old.exists())
         daemon.wait_until(lambda: len(daemon.logged("opened")) == 2)
         mirror.insert_messages(central, range(11, 61))
@@ -506,6 +523,7 @@ def test_a_loop_that_hangs_starves_the_watchdog(
         ("wpp-sync sync n", ["natal", "nunes"]),
         ("wpp-sync quarantine karsten d", ["discard"]),
         ("wpp-sync pause x", []),
+        ("wpp-sync throttle n", ["natal", "nunes"]),
     ],
 )
 def test_the_shell_completes_verbs_and_instances(

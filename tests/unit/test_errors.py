@@ -202,6 +202,7 @@ def test_a_cancellation_is_not_among_what_is_translated() -> None:
         ("PlanChangedError", "schema_changed", 1),
         ("RewoundError", "rewound", 1),
         ("DaemonUnreachableError", "daemon_unreachable", 3),
+        ("NoDaemonError", "daemon_unreachable", 3),
         ("DatabaseError", "database", 1),
         ("TransientError", "unreachable", 3),
         ("AccessError", "access", 3),
