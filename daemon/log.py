@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -170,11 +171,19 @@ def _hold_back_repeats(
     return told
 
 
+# JSON leaves these as they are, and some readers of lines take them for the end of one.
+_LINE_ENDS = re.compile("[\x7f-\x9f\u2028\u2029]")
+
+
+def _as_json(found: re.Match[str]) -> str:
+    return f"\\u{ord(found.group()):04x}"
+
+
 def _render(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.ProcessorReturnValue:
     style = _Now.style
-    line = style.renderer(logger, method, event)
+    line = _LINE_ENDS.sub(_as_json, str(style.renderer(logger, method, event)))
     if not style.journal:
         return line
     # Also the lines of a traceback for eyes: the journal takes each for an entry.

@@ -227,7 +227,7 @@ def _order(
         if isinstance(outcome, WppSyncError):
             report.failed(name, outcome)
         else:
-            late = _NOT_YET if outcome["copied_here"] else _LATER
+            late = _NOT_YET if outcome.get("copied_here") else _LATER
             later = "" if outcome["at_once"] else late
             report.done(name, outcome, f"{name}  {what(outcome)}{later}")
     return report.end()

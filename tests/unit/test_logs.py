@@ -218,6 +218,13 @@ def test_libraries_repeat_themselves_too(fresh: tuple[Log, list[float]]) -> None
     assert (told["event"], told["level"], told["logger"]) == ("library", "warning", "asyncio")
 
 
+def test_one_event_is_one_line_for_whoever_reads_lines(fresh: tuple[Log, list[float]]) -> None:
+    out, _ = fresh
+    hostile = "a\x85b\u2028c\u2029d\x7f\x1ce\nf"
+    out.logger.info("opened", server=hostile)
+    assert [event["server"] for event in out.events()] == [hostile]
+
+
 def test_auto_is_json_where_no_terminal_is(fresh: tuple[Log, list[float]]) -> None:
     out, _ = fresh
     log.set_up("info", "auto")
