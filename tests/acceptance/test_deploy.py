@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import grp
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import yaml
+
+from tests.daemon_process import DaemonProcess, run_cli
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -49,6 +59,25 @@ def test_the_service_is_shut_in(unit: str) -> None:
     assert float(found[1]) <= 1.5
 
 
+@analyze
+@pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, reason="there is no libseccomp")
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_daemon_does_with_the_system_calls_that_the_unit_allows(
+    unit: str, databases: Databases, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(databases.central, {"nunes": databases.local})
+    document = yaml.safe_load(config.read_text())
+    document["control"]["group"] = grp.getgrgid(os.getegid()).gr_name
+    config.write_text(yaml.safe_dump(document))
+    through = (sys.executable, "-m", "tests.filtered", str(DEPLOY / "systemd" / unit))
+    with DaemonProcess(config, through) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        assert daemon.socket.stat().st_mode & 0o777 == 0o660
+        done = run_cli("reload", "-c", config)
+        assert done.returncode == 0, done.stderr
+        assert daemon.stop() == 0
+
+
 def directives(unit: str) -> list[str]:
     lines = (DEPLOY / "systemd" / unit).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
@@ -76,9 +105,42 @@ def test_every_hardening_line_has_a_reason(unit: str) -> None:
         assert len(settings) <= 6, group
 
 
+# What no prefix may be: whole directories are swapped and removed there.
+REFUSED = ("/usr/local", "/usr/local/", "//usr//local", "/usr", "/opt", "/", "opt/x", "/opt/../usr",
+           "/opt/a b", "/var/lib/mysql", "/link")  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", [(), ("--uninstall",)], ids=["install", "uninstall"])
+@pytest.mark.parametrize("prefix", REFUSED)
+def test_a_directory_of_others_is_not_touched(
+    prefix: str, verb: tuple[str, ...], tmp_path: Path
+) -> None:
+    there = tmp_path / "root"
+    others = [there / at / "precious" for at in ("usr/local", "opt/x", "usr", "var/lib/mysql")]
+    for each in others:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text("")
+    (there / "link").symlink_to(there / "var/lib/mysql")
+    before = sorted(there.rglob("*"))
+    done = run(DEPLOY / "install", *verb, DESTDIR=str(there), PREFIX=prefix)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "\nhint: " in done.stderr
+    assert sorted(there.rglob("*")) == before
+
+
+@pytest.mark.parametrize("beside", ["/opt/wpp-sync.old", "/opt/wpp-sync.new"])
+def test_what_stands_beside_the_prefix_is_not_touched_either(beside: str, tmp_path: Path) -> None:
+    kept = tmp_path / beside.lstrip("/") / "precious"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("")
+    done = run(DEPLOY / "install", DESTDIR=str(tmp_path), PREFIX="/opt/wpp-sync")
+    assert (done.returncode, beside in done.stderr, kept.exists()) == (2, True, True)
+
+
 def test_install_and_uninstall(tmp_path: Path) -> None:
     there = tmp_path / "root"
-    environ = {"DESTDIR": str(there), "PREFIX": "/opt/wpp-sync"}
+    environ = {"DESTDIR": str(there), "PREFIX": "/opt/wpp-sync/"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for _ in range(2):  # the second time is an upgrade
         done = run(DEPLOY / "install", **environ, PATH=path)
