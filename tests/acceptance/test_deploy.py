@@ -154,7 +154,7 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     stale.parent.mkdir(parents=True)
     stale.write_text("-- description: built before\nSELECT 1;\n")
     before = sorted(sources.rglob("*"))
-    environ = {"DESTDIR": str(there), "PREFIX": "/opt/wpp-sync/"}
+    environ = {"DESTDIR": f"{there}/", "PREFIX": "/opt/wpp-sync/"}
     for _ in range(2):  # the second time is an upgrade
         done = run(sources / "deploy/install", **environ)
         assert done.returncode == 0, done.stdout + done.stderr
