@@ -36,7 +36,7 @@ from daemon.reload import Changes
 from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
-from daemon.systemd import Notifier, heartbeat, status_line
+from daemon.systemd import EXTEND, Notifier, heartbeat, status_line
 
 _RESETS_AT_ONCE = 16
 
@@ -186,6 +186,9 @@ class _Process:
         self._log = structlog.get_logger()
         self._reloading = asyncio.Lock()
         self._started = False
+        self._deadline: float | None = None
+        """When a stop waits no longer for the last batches."""
+
         self._group = asyncio.TaskGroup()
         control = ControlApi(
             built.instances,
@@ -226,7 +229,6 @@ class _Process:
                 http=self._doors.listening,
             )
             self._started = True
-            self._notifier.tell("READY=1", status_line(self._states()))
             await self._serve()
         finally:
             await self._doors.close()
@@ -240,13 +242,15 @@ class _Process:
         async with self._group as group:
             answering = group.create_task(self._answer_signals(), name="signals")
             supervising = group.create_task(self._supervisor.run(self._stop), name="supervisor")
+            await asyncio.sleep(0)  # until it runs: a supervisor that cannot is nothing to be ready
+            self._notifier.tell("READY=1", status_line(self._states()))
             leaving = group.create_task(self._now.wait(), name="leave now")
             notifying = group.create_task(self._tell_manager(), name="notify")
             looking = group.create_task(self._look_on(), name="look on")
             await self._stop.wait()
-            self._notifier.tell("STOPPING=1")
+            self._notifier.tell("STOPPING=1", EXTEND)
             clock = asyncio.get_running_loop().time
-            deadline = clock() + self._built.config.sync.shutdown_timeout
+            self._deadline = deadline = clock() + self._built.config.sync.shutdown_timeout
             while not supervising.done() and not leaving.done():
                 left = deadline - clock()
                 if left <= 0 and not self._migrating():
@@ -274,6 +278,7 @@ class _Process:
 
     async def _tell_manager(self) -> None:
         """Feed the watchdog while every loop goes on, and ask for time while a migration runs."""
+        clock = asyncio.get_running_loop().time
         watchdog = self._notifier.watchdog_seconds
         before: list[str] = []
         while True:
@@ -289,6 +294,7 @@ class _Process:
                 states=self._states(),
                 stalled=stalled,
                 migrating=self._migrating(),
+                finishing=self._deadline is not None and clock() < self._deadline,
             )
             self._notifier.tell(*lines)
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))

@@ -229,8 +229,10 @@ def _permit(settings: Control) -> None:
     path = settings.socket
     assert path is not None  # noqa: S101 - the callers ask
     try:
-        group = -1 if settings.group is None else grp.getgrnam(settings.group).gr_gid
-        os.chown(path, -1, os.getegid() if group == -1 else group)
+        group = os.getegid() if settings.group is None else grp.getgrnam(settings.group).gr_gid
+        # Not asked for where it is so already: the unit's SystemCallFilter refuses every chown.
+        if path.stat().st_gid != group:
+            os.chown(path, -1, group)
         path.chmod(settings.mode)
     except KeyError as error:
         raise _cannot_be_made(path, f"there is no group {settings.group}") from error

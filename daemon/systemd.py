@@ -15,23 +15,38 @@ import structlog
 
 EXTEND_SECONDS = 60
 
+EXTEND = f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}"
+"""So long from now on no timeout of the unit's ends a start or stop."""
+
+_TURNS = ("READY=", "RELOADING=", "STOPPING=")
+"""What the manager waits for, and is told once."""
+
+_PATIENCE_SECONDS = 1.0
+
 
 def heartbeat(
-    *, watched: bool, states: Iterable[str], stalled: Sequence[str], migrating: Sequence[str]
+    *,
+    watched: bool,
+    states: Iterable[str],
+    stalled: Sequence[str],
+    migrating: Sequence[str],
+    finishing: bool = False,
 ) -> list[str]:
     """What the manager is told every few seconds. Pure.
 
     The watchdog is fed while every loop goes on: `stalled` are the instances whose does not. While
-    migrations run, which nothing should kill, there is more time.
+    migrations run, which nothing should kill, or the last batches are `finishing`, there is more
+    time.
     """
     lines = [status_line(states)]
     if migrating:
         lines = [f"STATUS=migrating {'; '.join(migrating[:3])}"]
-        lines.append(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
     if stalled:
         lines = [f"STATUS=stalled: {', '.join(stalled[:3])}"]
     elif watched:
         lines.append("WATCHDOG=1")
+    if finishing or (migrating and not stalled):
+        lines.append(EXTEND)
     return lines
 
 
@@ -60,12 +75,19 @@ class Notifier:
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def tell(self, *lines: str) -> None:
-        """Send one message. A manager that does not take it is no reason to stop."""
+        """Send one message. A manager that does not take it is no reason to stop.
+
+        Its socket may be full for a moment: what it waits for is worth a second of everybody's
+        time; what is said again in a few seconds is not.
+        """
         if not self._address:
             return
+        turn = any(line.startswith(_TURNS) for line in lines)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)
-                sender.sendto("\n".join(lines).encode(), self._address)
+                sender.settimeout(_PATIENCE_SECONDS if turn else 0.0)
+                sender.connect(self._address)  # only so can there be waited for room
+                sender.send("\n".join(lines).encode())
         except OSError as error:
-            structlog.get_logger().debug("service manager not told", error=str(error))
+            log = structlog.get_logger()
+            log.warning("service manager not told", lines=lines, reason=str(error))

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -129,9 +129,11 @@ class DaemonProcess:
     test does to its surroundings, an error that nobody foresaw fails the test.
     """
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, through: Sequence[str] = ()) -> None:
+        """`through` is a command that becomes the one behind it."""
         document = yaml.safe_load(config.read_text())
         self.config = config
+        self._through = tuple(through)
         self.socket = Path(document["control"]["socket"])
         self.log_file = self.socket.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
@@ -166,7 +168,7 @@ class DaemonProcess:
         """Start it, and return when its control socket answers."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "run", "-c", str(self.config)],
+                [*self._through, *COMMAND, "run", "-c", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

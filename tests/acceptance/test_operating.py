@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from daemon.systemd import EXTEND
 from tests import mirror
 from tests.daemon_process import DaemonProcess, environment, run_cli
 from tests.notify import NotifySocket
@@ -511,6 +512,33 @@ def test_a_loop_that_hangs_starves_the_watchdog(
         finally:
             hung.kill()
             hung.wait()
+
+
+def test_the_service_manager_gives_the_last_batch_its_time(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """However long sync.shutdown_timeout is: TimeoutStopSec= is not what ends it."""
+    central, local = databases
+    config = write_config(central, {"nunes": local}, **QUICK)
+    path = Path(yaml.safe_load(config.read_text())["control"]["socket"]).with_name("notify")
+    environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1500000"}
+    through = ("env", *(f"{name}={value}" for name, value in environ.items()))
+    with NotifySocket(path) as manager, DaemonProcess(config, through) as daemon:
+        _idle(daemon)
+        with mirror.Session(local) as holder:
+            holder.execute("BEGIN")
+            holder.execute("SELECT * FROM wpp_sync_state WHERE entity = 'messages' FOR UPDATE")
+            mirror.insert_messages(central, range(1, 11))
+            daemon.wait_until(lambda: daemon.state() == "syncing")
+            assert EXTEND not in manager.lines
+            daemon.terminate()
+            at = manager.wait_for(lambda line: line == "STOPPING=1")
+            for _ in range(4):
+                at = manager.wait_for(lambda line: line == EXTEND, after=at)
+            assert daemon.running
+            holder.execute("COMMIT")
+        assert daemon.wait() == 0
+    assert mirror.local_ids(local) == list(range(1, 11))
 
 
 # --- the shell ---------------------------------------------------------------------------------
