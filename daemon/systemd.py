@@ -89,5 +89,6 @@ class Notifier:
                 sender.connect(self._address)  # only so can there be waited for room
                 sender.send("\n".join(lines).encode())
         except OSError as error:
-            log = structlog.get_logger()
-            log.warning("service manager not told", lines=lines, reason=str(error))
+            structlog.get_logger().warning(
+                "service manager not told", lines=lines, reason=str(error)
+            )
