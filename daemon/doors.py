@@ -48,7 +48,7 @@ class Doors:
         if self._public_runner is None:
             return None
         host, port = self._public_runner.addresses[0][:2]
-        return f"{host}:{port}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def move(self, control: Control, http: Http) -> None:
         """Listen where these say. Raises WppSyncError; then all stays as it was."""
@@ -80,7 +80,10 @@ class Doors:
             return  # what else stands there is asked with each request
         old, before = self._public_runner, self._http
         # One port cannot be listened on twice, also not for another address.
-        in_the_way = old is not None and wanted.listen is not None and wanted.port == before.port
+        taken = self.listening
+        in_the_way = (
+            taken is not None and wanted.listen is not None and taken.endswith(f":{wanted.port}")
+        )
         if old is not None and in_the_way:
             self._public_runner, self._http = None, Http(listen=None)
             await old.cleanup()
@@ -88,7 +91,8 @@ class Doors:
             self._public_runner = await _listen(self._public_app(), wanted)
         except BaseException:
             if in_the_way:
-                self._public_runner = await _listen(self._public_app(), before)
+                again = before.model_copy(update={"listen": taken})  # not any free port
+                self._public_runner = await _listen(self._public_app(), again)
                 self._http = before
             raise
         self._http = wanted
