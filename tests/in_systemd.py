@@ -201,9 +201,8 @@ def the_last_batch_has_longer_than_the_units_timeout() -> None:
         holder.stdin.flush()
         time.sleep(0.5)
         say_in_central("tchau")
-        waits = (
-            "SELECT COUNT(*) > 0 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        )
+        waits = """SELECT COUNT(*) > 0 FROM information_schema.processlist
+            WHERE command = 'Query' AND info LIKE '%FOR UPDATE%' AND id <> CONNECTION_ID()"""
         wait_until(lambda: sql(waits) == "1\n")
         began = time.monotonic()
         stopping = subprocess.Popen(["systemctl", "stop", UNIT])

@@ -471,6 +471,7 @@ def test_the_service_manager_hears_all_of_it_in_order(
         assert [line for line in manager.lines[: at - 1] if "WATCHDOG" not in line] == []
         at = manager.wait_for(lambda line: line.startswith("STATUS=1 instance"), after=at)
         at = manager.wait_for(lambda line: line == "WATCHDOG=1", after=at)
+        at = manager.wait_for(lambda line: line == "WATCHDOG=1", after=at)
         _idle(daemon)
         cli(config, "reload")
         at = manager.wait_for(lambda line: line == "RELOADING=1", after=at)
@@ -525,12 +526,17 @@ def test_the_service_manager_gives_the_last_batch_its_time(
     through = ("env", *(f"{name}={value}" for name, value in environ.items()))
     with NotifySocket(path) as manager, DaemonProcess(config, through) as daemon:
         _idle(daemon)
+        mirror.insert_message(central, 1)
+        daemon.wait_until(lambda: mirror.local_ids(local) == [1])
         with mirror.Session(local) as holder:
             holder.execute("BEGIN")
             holder.execute("SELECT * FROM wpp_sync_state WHERE entity = 'messages' FOR UPDATE")
-            mirror.insert_messages(central, range(1, 11))
-            daemon.wait_until(lambda: daemon.state() == "syncing")
-            assert EXTEND not in manager.lines
+            mirror.insert_messages(central, range(2, 11))
+            waits = (
+                "SELECT COUNT(*) FROM information_schema.processlist WHERE command = 'Query'"
+                " AND info LIKE '%FOR UPDATE%' AND id <> CONNECTION_ID()"
+            )
+            daemon.wait_until(lambda: mirror.number(local, waits) > 0)
             daemon.terminate()
             at = manager.wait_for(lambda line: line == "STOPPING=1")
             for _ in range(4):
