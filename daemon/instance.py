@@ -18,7 +18,7 @@ from typing import Literal
 
 import structlog
 
-from daemon import config, db, local, lock, orders, schema, state
+from daemon import config, local, orders, schema, state
 from daemon.aio import Backoff, Clock, Courtesy, Occupied, Throttle, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
@@ -50,7 +50,7 @@ from daemon.sync.hot import Hot
 from daemon.sync.incremental import Incremental, Limits, Reach
 from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
-from daemon.sync.reconcile import Bounds, Reconcile, Tally
+from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own, take_turns
 
 InstanceState = Literal[
@@ -90,9 +90,6 @@ SCHEMA_RETRY_SECONDS = 15.0
 """So often an entity is tried again whose tables are not as they must be."""
 
 _EVERY_KEY = (1 << 63) - 1
-
-_TURN_SECONDS = 1.0
-"""A comparison that somebody asked for takes turns of this length with the loop's passes."""
 
 _STARTS = 3
 """So often an entity whose state or tables were changed meanwhile starts over within one pass."""
@@ -182,7 +179,7 @@ class Instance:
 
         self.throttle = Throttle(shared.clock)
 
-        self._shared = shared
+        self.shared = shared
         self._clock = shared.clock
         self._metrics = shared.metrics
         self._log = structlog.get_logger().bind(instance=self.name)
@@ -201,10 +198,11 @@ class Instance:
 
         self._retry_at: dict[str, float] = {}
         self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
-        self._asked: dict[str, Reconcile] = {}
-        """The comparisons that somebody has asked for."""
+        self.asked: dict[str, Reconcile] = {}
+        """The comparisons that somebody has asked for (`daemon.comparing`): motions take turns of
+        them."""
 
-        self._comparing = asyncio.Lock()
+        self.comparing = asyncio.Lock()
         self._compare_whole = self._rows_are_old = False
         """Entities that are compared whole are to be compared now; state and orders are to be read
         again: somebody has changed them on purpose."""
@@ -260,12 +258,12 @@ class Instance:
     @property
     def settling(self) -> str:
         """Which rule of settling is in force, and why, in words."""
-        return self._shared.central.settle_words()
+        return self.shared.central.settle_words()
 
     async def learn_settling(self) -> None:
         """Ask central what rule can be in force; the answer stands in `settling`."""
         with suppress(DatabaseError):  # then it says that it is not known
-            await self._shared.central.validity()
+            await self.shared.central.validity()
 
     def lag_seconds(self, entity: str) -> float:
         """How long ago the entity had last reached the head: at most so old is the first row that
@@ -332,7 +330,7 @@ class Instance:
 
     def expect_new_rows(self) -> None:
         """The next pass asks central anew where its tables end, and compares whole entities now."""
-        self._shared.central.expire_heads()
+        self.shared.central.expire_heads()
         self._compare_whole = True
 
     def retry_quarantine(self) -> None:
@@ -372,7 +370,7 @@ class Instance:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. The batch that is being written is finished; then it is closed."""
-        backoff = Backoff(1.0, self._shared.backoff_max)
+        backoff = Backoff(1.0, self.shared.backoff_max)
         self.running = True
         try:
             while not stop.is_set():
@@ -388,7 +386,7 @@ class Instance:
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
         """One pass with all that may come of it; the seconds to wait before the next."""
         if self.hold.asked_for:
-            self._log.info("handed over", instances=self._shared.seats.taken)
+            self._log.info("handed over", instances=self.shared.seats.taken)
             await self.close()
             self.forget_what_others_change()
             self.state = "standby"
@@ -454,7 +452,7 @@ class Instance:
         if self._clock() < self._unfit_until:
             return False
         try:
-            await self._shared.central.alive()
+            await self.shared.central.alive()
             await self.migrator.look(connection)
         except WppSyncError as error:
             self._log.debug("not asked for", reason=error.message)
@@ -472,7 +470,7 @@ class Instance:
     async def _bounded_pass(self, stop: asyncio.Event) -> PassResult:
         try:
             async with asyncio.timeout(self._turn_seconds) as self._turn_limit:
-                return await self._one_turn(stop)
+                return await self.take_turn(stop)
         except TimeoutError as error:
             raise WppSyncError(
                 f"{self.name}: one turn took longer than {self._turn_seconds:,.0f} s and was"
@@ -489,7 +487,7 @@ class Instance:
 
     def _somebody_waits(self) -> bool:
         """Something that was asked for is under way."""
-        return bool(self._asked) or not self._whole_passes.free.is_set()
+        return bool(self.asked) or not self._whole_passes.free.is_set()
 
     async def close(self) -> None:
         """Write what is known, release the lock, close the connection."""
@@ -521,16 +519,16 @@ class Instance:
         whole = PassResult(more=True)
         with self._whole_passes:
             while whole.more and not stop.is_set():
-                whole.add(await self._one_turn(stop, skip))
+                whole.add(await self.take_turn(stop, skip))
                 if whole.more:
                     await wait_first(self.throttle.seconds, stop)
         return whole
 
-    async def _one_turn(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
+    async def take_turn(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
         """One turn of each entity; otherwise as `sync_pass`."""
         if self.opened:
             return await self._turn_of_each(stop, skip)
-        async with self._shared.beginning.place():
+        async with self.shared.beginning.place():
             return await self._turn_of_each(stop, skip)
 
     async def _turn_of_each(self, stop: asyncio.Event, skip: Collection[str]) -> PassResult:
@@ -568,7 +566,7 @@ class Instance:
             # The server calls the plan stale. Where a new one is no better, it is an error.
             if isinstance(error, MissingError) and not self._learnt[entity].replanned:
                 self._learnt[entity].replanned = True
-                self._shared.central.forget_table(self.entities[entity].central)
+                self.shared.central.forget_table(self.entities[entity].central)
                 result.moved[entity] = result.errors.pop(entity)
         for entity, change in result.moved.items():
             self._log.info("starting over", entity=entity, reason=change.message)
@@ -675,7 +673,7 @@ class Instance:
             self._forget_motions()
             self._ready = False
             if self._central_failed_at != float("-inf"):
-                await self._shared.central.alive()  # else another host's chance is better
+                await self.shared.central.alive()  # else another host's chance is better
         connection = await self.hold.take(daemon=self.running)
         await self.hold.tell_who_copies(connection)
         return connection
@@ -767,7 +765,7 @@ class Instance:
             for name, motion in self.motions.items():
                 if motion.incremental is None and name not in skip:
                     motion.compare_now()
-        for name, asked in self._asked.items():
+        for name, asked in self.asked.items():
             if name in self.motions:
                 self.motions[name].asked = asked
 
@@ -805,8 +803,8 @@ class Instance:
         note = f"{self.name} {entity.name}"
         derived = await self._derived(connection, entity, source, plan)
         remembered = await state.read_round(connection, entity.name, note)
-        committer = await self._committer(connection, plan, self.states[entity.name], derived)
-        shared, intervals = self._shared, self._shared.intervals
+        committer = await self.committer(connection, plan, self.states[entity.name], derived)
+        shared, intervals = self.shared, self.shared.intervals
         following = hot = None
         if entity.motion == "incremental":
             following = Incremental(
@@ -829,13 +827,14 @@ class Instance:
             clock=self._clock,
         )
 
-    async def _committer(
+    async def committer(
         self,
         connection: Connection,
         plan: Plan,
         known: State,
         derived: Sequence[DerivedTable],
     ) -> Committer:
+        """What changes an entity's rows on this connection."""
         entity = plan.entity
         try:
             waiting, discarded = await quarantine.keys(
@@ -847,10 +846,10 @@ class Instance:
             plan,
             self.name,
             known,
-            read_plan=lambda: self._plan(connection, entity),
-            central=self._shared.central,
+            read_plan=lambda: self.plan(connection, entity),
+            central=self.shared.central,
             connection=connection,
-            max_bytes=self._shared.limits.bytes,
+            max_bytes=self.shared.limits.bytes,
             derived=derived,
             strikes=self._learnt[entity.name].strikes,
             quarantined=waiting,
@@ -888,11 +887,12 @@ class Instance:
         table = await schema.read(connection, entity.local, f"{self.name} schema {entity.local}")
         if table is None:
             self._learnt[entity.name].table_was_missing = True
-        plan = schema.plan(entity, await self._shared.central.table(entity.central), table)
+        plan = schema.plan(entity, await self.shared.central.table(entity.central), table)
         assert table is not None  # noqa: S101 - there would be no plan
         return table, plan
 
-    async def _plan(self, connection: Connection, entity: Entity) -> Plan:
+    async def plan(self, connection: Connection, entity: Entity) -> Plan:
+        """How an entity is copied to its local table as both stand now. Raises SchemaError."""
         return (await self._tables(connection, entity))[1]
 
     def _forget_motion(self, entity: str) -> None:
@@ -903,110 +903,6 @@ class Instance:
     def _forget_motions(self) -> None:
         for entity in list(self.motions):
             self._forget_motion(entity)
-
-    # --- comparisons that somebody asks for -----------------------------------------------------
-
-    async def reconcile(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
-        """Compare these entities now, in turns with the loop's passes, and repair what differs.
-
-        An entity's own trouble stands in its tally. Raises as `sync_pass` does, and StoppedError.
-        """
-        found: dict[str, Tally] = {}
-        async with self._comparing:  # one after the other, so that each has rounds of its own
-            self._shared.central.expire_heads()
-            for entity in entities:
-                asked = self._asked[entity] = self._new_round(dry_run=False)
-                found[entity] = asked.tally
-                asked.tally.error = self._paused(entity)
-                skip = [name for name in self.entities if name != entity]
-                try:
-                    while not asked.finished and asked.tally.error is None:
-                        self._refuse_to_go_on(stop, found)
-                        result = await self._one_turn(stop, skip)
-                        asked.tally.error = result.errors.get(entity) or self._paused(entity)
-                        await wait_first(self.throttle.seconds, stop)
-                finally:
-                    del self._asked[entity]
-                while (motion := self.motions.get(entity)) and not motion.derived_compared:
-                    self._refuse_to_go_on(stop, found)
-                    result = await self._one_turn(stop, skip)
-                    asked.tally.error = result.errors.get(entity)
-        return found
-
-    def _paused(self, entity: str) -> PausedError | None:
-        """Why nothing is repaired, as last read."""
-        pause = self.orders.pauses.get(entity)
-        return None if pause is None else orders.paused(f"{self.name} {entity}", pause)
-
-    def _refuse_to_go_on(self, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:
-        """What a comparison has found by half must not be taken for all."""
-        if stop.is_set():
-            rows = sum(tally.differences for tally in found.values())
-            raise StoppedError(
-                f"{self.name}: stopped before all was compared; {rows:,} rows differed so far",
-                hint="say it again",
-            )
-
-    async def compare(self, entities: Sequence[str], stop: asyncio.Event) -> dict[str, Tally]:
-        """Compare these entities now, and change nothing: on a connection of its own, whoever
-        copies the instance meanwhile.
-
-        An entity's own trouble stands in its tally. Raises DatabaseError when a server fails, and
-        StoppedError.
-        """
-        note = f"{self.name} compare"
-        self._shared.central.expire_heads()
-        connection = await db.connect(self.settings, self.server, "local")
-        try:
-            states = await state.read_any(connection, note)
-            copied_by = await lock.holder(connection, self.settings.database, note)
-            found: dict[str, Tally] = {}
-            for entity in entities:
-                known = states.get(entity, State(entity, 0, 0, 0, False, ""))
-                asked = self._new_round(dry_run=True)
-                found[entity] = asked.tally
-                try:
-                    plan = await self._plan(connection, self.entities[entity])
-                    bounds = await self._comparable(plan, known, copied=copied_by is not None)
-                    committer = await self._committer(connection, plan, known, ())
-                    await self._compare(asked, committer, bounds, stop)
-                except WppSyncError as error:
-                    if not is_entitys_own(error):
-                        raise
-                    asked.tally.error = error
-                self._refuse_to_go_on(stop, found)
-            return found
-        finally:
-            await connection.close()
-
-    async def _compare(
-        self, asked: Reconcile, committer: Committer, bounds: Bounds, stop: asyncio.Event
-    ) -> None:
-        """The whole of a round that changes nothing."""
-        self._shared.central.join(committer.plan, self.name)
-        try:
-            while not asked.finished and not stop.is_set():
-                await asked.step(committer, bounds, stop, _TURN_SECONDS)
-        finally:
-            self._shared.central.leave(committer.plan, self.name)
-
-    async def _comparable(self, plan: Plan, known: State, *, copied: bool) -> Bounds:
-        """Up to where both sides should be equal: while somebody copies, to where he had read."""
-        if plan.entity.motion == "whole":
-            return Bounds(None, None)
-        if copied:
-            return Bounds(known.position, known.settled)
-        head = await self._shared.central.head(plan.entity.central, plan.central_key)
-        return Bounds(max(head.id, known.position), None)
-
-    def _new_round(self, *, dry_run: bool) -> Reconcile:
-        return Reconcile(
-            central=self._shared.central,
-            metrics=self._metrics,
-            clock=self._clock,
-            since=self._clock(),
-            dry_run=dry_run,
-        )
 
     async def _begin_again_if_empty(self, connection: Connection, plan: Plan) -> None:
         """A table without a row, whose watermark says that rows were copied into it, was made anew

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from daemon import db, hosts, lock, orders, state
+from daemon import comparing, db, hosts, lock, orders, state
 from daemon.aio import wait_first
 from daemon.db import Connection
 from daemon.errors import (
@@ -134,7 +134,8 @@ async def reconcile(
         )
     chosen = list(instance.entities) if entity is None else [entity]
     stop = stop or asyncio.Event()
-    found = await (instance.compare if dry_run else instance.reconcile)(chosen, stop)
+    compare = comparing.look if dry_run else comparing.repair
+    found = await compare(instance, chosen, stop)
     if entity is not None and (error := found[entity].error) is not None:
         raise error
     return found

@@ -16,7 +16,7 @@ HEALTHY_PASSES = 20
 
 def main() -> None:
     passes = 0
-    real = instance.Instance._one_turn
+    real = instance.Instance.take_turn
 
     async def one_turn(self: instance.Instance, *args: Any, **more: Any) -> PassResult:
         nonlocal passes
@@ -28,7 +28,7 @@ def main() -> None:
                 continue  # the bug: it does not even let itself be broken off
         return await real(self, *args, **more)
 
-    instance.Instance._one_turn = one_turn  # type: ignore[method-assign]
+    instance.Instance.take_turn = one_turn  # type: ignore[method-assign]
     instance.TURN_SECONDS = 0.5
     instance._GRACE_SECONDS = 0.5
     settings = config.load(Path(sys.argv[1]))

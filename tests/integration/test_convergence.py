@@ -316,7 +316,7 @@ async def test_hot_rows_do_not_keep_new_rows_waiting_however_many_they_are(
         while mirror.rows(local, changed) != [["3"]]:
             before = time.monotonic()
             assert before - began < 60, "the lowest ids get their turn, too"
-            await i._one_turn(asyncio.Event())
+            await i.take_turn(asyncio.Event())
             longest = max(longest, time.monotonic() - before)
         assert longest < 3.0
 

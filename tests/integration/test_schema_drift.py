@@ -140,7 +140,7 @@ async def test_a_missing_central_table_stops_its_entity_and_is_found_again(
         assert "there is no table messages in the central database" in error.message
         mirror.run(central, "RENAME TABLE gone TO messages")
         mirror.insert_messages(central, range(11, 21))
-        instance._shared.central.TABLE_AGE = 0.0
+        instance.shared.central.TABLE_AGE = 0.0
         await mended(instance)
     assert mirror.differences(central, local, entities=["messages"]) == ""
 
@@ -210,7 +210,7 @@ async def test_the_index_that_a_batch_walks_along_may_be_dropped_or_hidden(
     async with one(config) as instance:
         await a_pass(instance)
         assert instance.motions["messages"].plan.central_index == "mine"
-        hide = "IGNORED" if "MariaDB" in await instance._shared.central.server() else "INVISIBLE"
+        hide = "IGNORED" if "MariaDB" in await instance.shared.central.server() else "INVISIBLE"
         mirror.run(central, f"ALTER TABLE messages ALTER INDEX mine {hide}")
         mirror.insert_messages(central, range(11, 21))
         assert (await a_pass(instance))["messages"] == 10

@@ -1,0 +1,141 @@
+"""Comparisons that somebody asks for: compare these entities now, and repair them or only tell.
+
+What the loop compares by itself is the motions' business (`sync.motion`); here an operator waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from daemon import db, lock, orders, state
+from daemon.aio import wait_first
+from daemon.errors import PausedError, StoppedError, WppSyncError
+from daemon.instance import Instance
+from daemon.schema import Plan
+from daemon.state import State
+from daemon.sync.commit import Committer
+from daemon.sync.reconcile import Bounds, Reconcile, Tally
+from daemon.sync.run import is_entitys_own
+
+_TURN_SECONDS = 1.0
+
+
+async def repair(
+    instance: Instance, entities: Sequence[str], stop: asyncio.Event
+) -> dict[str, Tally]:
+    """Compare these entities, in turns with the loop's passes, and repair what differs.
+
+    An entity's own trouble stands in its tally. Raises as `Instance.sync_pass` does, and
+    StoppedError.
+    """
+    found: dict[str, Tally] = {}
+    async with instance.comparing:  # one after the other, so that each has rounds of its own
+        instance.shared.central.expire_heads()
+        for entity in entities:
+            asked = instance.asked[entity] = _new_round(instance, dry_run=False)
+            found[entity] = asked.tally
+            asked.tally.error = _paused(instance, entity)
+            skip = [name for name in instance.entities if name != entity]
+            try:
+                while not asked.finished and asked.tally.error is None:
+                    _refuse_to_go_on(instance, stop, found)
+                    result = await instance.take_turn(stop, skip)
+                    asked.tally.error = result.errors.get(entity) or _paused(instance, entity)
+                    await wait_first(instance.throttle.seconds, stop)
+            finally:
+                del instance.asked[entity]
+            while (motion := instance.motions.get(entity)) and not motion.derived_compared:
+                _refuse_to_go_on(instance, stop, found)
+                result = await instance.take_turn(stop, skip)
+                asked.tally.error = result.errors.get(entity)
+    return found
+
+
+async def look(
+    instance: Instance, entities: Sequence[str], stop: asyncio.Event
+) -> dict[str, Tally]:
+    """Compare these entities, and change nothing: on a connection of its own, whoever copies the
+    instance meanwhile.
+
+    An entity's own trouble stands in its tally. Raises DatabaseError when a server fails, and
+    StoppedError.
+    """
+    note = f"{instance.name} compare"
+    instance.shared.central.expire_heads()
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        states = await state.read_any(connection, note)
+        copied_by = await lock.holder(connection, instance.settings.database, note)
+        found: dict[str, Tally] = {}
+        for entity in entities:
+            known = states.get(entity, State(entity, 0, 0, 0, False, ""))
+            asked = _new_round(instance, dry_run=True)
+            found[entity] = asked.tally
+            try:
+                plan = await instance.plan(connection, instance.entities[entity])
+                bounds = await _comparable(instance, plan, known, copied=copied_by is not None)
+                committer = await instance.committer(connection, plan, known, ())
+                await _whole_round(instance, asked, committer, bounds, stop)
+            except WppSyncError as error:
+                if not is_entitys_own(error):
+                    raise
+                asked.tally.error = error
+            _refuse_to_go_on(instance, stop, found)
+        return found
+    finally:
+        await connection.close()
+
+
+def _paused(instance: Instance, entity: str) -> PausedError | None:
+    """Why nothing is repaired, as last read."""
+    pause = instance.orders.pauses.get(entity)
+    return None if pause is None else orders.paused(f"{instance.name} {entity}", pause)
+
+
+def _refuse_to_go_on(instance: Instance, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:
+    """What a comparison has found by half must not be taken for all."""
+    if stop.is_set():
+        rows = sum(tally.differences for tally in found.values())
+        raise StoppedError(
+            f"{instance.name}: stopped before all was compared; {rows:,} rows differed so far",
+            hint="say it again",
+        )
+
+
+async def _whole_round(
+    instance: Instance,
+    asked: Reconcile,
+    committer: Committer,
+    bounds: Bounds,
+    stop: asyncio.Event,
+) -> None:
+    """All of a round that changes nothing."""
+    central = instance.shared.central
+    central.join(committer.plan, instance.name)
+    try:
+        while not asked.finished and not stop.is_set():
+            await asked.step(committer, bounds, stop, _TURN_SECONDS)
+    finally:
+        central.leave(committer.plan, instance.name)
+
+
+async def _comparable(instance: Instance, plan: Plan, known: State, *, copied: bool) -> Bounds:
+    """Up to where both sides should be equal: while somebody copies, to where he had read."""
+    if plan.entity.motion == "whole":
+        return Bounds(None, None)
+    if copied:
+        return Bounds(known.position, known.settled)
+    head = await instance.shared.central.head(plan.entity.central, plan.central_key)
+    return Bounds(max(head.id, known.position), None)
+
+
+def _new_round(instance: Instance, *, dry_run: bool) -> Reconcile:
+    shared = instance.shared
+    return Reconcile(
+        central=shared.central,
+        metrics=shared.metrics,
+        clock=shared.clock,
+        since=shared.clock(),
+        dry_run=dry_run,
+    )
