@@ -488,12 +488,14 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
     error = instance.errors.get(name)
     follows = instance.entities[name].motion == "incremental"
     here = instance.running and instance.state != "standby"
+    # What another daemon copies is not known here; what nobody has copied yet begins at 0.
+    unknown = None if instance.state == "standby" else 0
     return {
         "entity": name,
-        "last_synced_id": known.last_synced_id if known else None,
+        "last_synced_id": known.last_synced_id if known else unknown,
         "last_synced_at": iso(known.last_synced_at) if known else None,
-        "settled_id": motion.settled if motion else known.settled if known else None,
-        "position": motion.position if motion else known.position if known else None,
+        "settled_id": motion.settled if motion else known.settled if known else unknown,
+        "position": motion.position if motion else known.position if known else unknown,
         "head": motion.head if motion and follows else None,
         "lag_rows": motion.lag_rows if motion and follows else None,
         "lag_seconds": (round(instance.lag_seconds(name), 3) if here or instance.opened else None),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daemon import operations
+from daemon import comparing, operations
 from daemon.central import Central, Sum
 from daemon.demo import central as central_data
 from daemon.errors import MissingError, SchemaError, StoppedError
@@ -404,7 +404,7 @@ async def test_a_chunk_whose_rows_lie_dense_behind_thin_ones_is_made_smaller(
         wrong = mirror.local_ids(local)[100]
         mirror.run(local, f"UPDATE wpp_messages SET body = 'wrong' WHERE id = {wrong}")
         found = await asyncio.gather(
-            *(built.instances["nunes"].compare(["messages"], asyncio.Event()) for _ in range(3))
+            *(comparing.look(i, ["messages"], asyncio.Event()) for _ in range(3))
         )
         assert [each["messages"].differing for each in found] == [1, 1, 1]
         assert (await operations.reconcile(i, "messages"))["messages"].written == 1
