@@ -113,8 +113,10 @@ class Central:
     """So long the list of transactions is shared. What it proves depends on when it was asked."""
 
     ROLES_AGE = 60.0
-    ALIVE_AGE = 5.0
     """So long it is believed that the server is (not) a primary."""
+
+    ALIVE_AGE = 5.0
+    """So long it is believed that the server answers, or does not."""
 
     TABLE_AGE = 10.0
     """So long a table's definition is shared; who finds it stale asks again afterwards."""
@@ -270,8 +272,8 @@ class Central:
                 except DatabaseError as error:
                     self._silent = error
                 self._alive_at = self._clock()
-            if self._silent is not None:
-                raise self._silent
+            if (silent := self._silent) is not None:
+                raise TransientError("central", silent.errno, f"does not answer: {silent.message}")
 
     def settle_words(self) -> str:
         """Which rule of settling is in force and why, for people; as last seen."""

@@ -179,9 +179,6 @@ class Connection:
         self.in_transaction = False
         """Between a START TRANSACTION of ours and its end."""
 
-        self.in_transaction = False
-        """Between a START TRANSACTION of ours and its end."""
-
         self.used_at = asyncio.get_running_loop().time()
         self._free = asyncio.Lock()
         _open[role] += 1
@@ -498,6 +495,7 @@ class Pool:
         self._places = asyncio.Semaphore(size)  # first come, first served
         self.size = size
         self.open = 0
+        self._closed = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -507,10 +505,11 @@ class Pool:
             try:
                 yield connection
             finally:
-                if connection.usable:
+                if connection.usable and not self._closed:
                     self._idle.append(connection)
                 else:
                     self.open -= 1
+                    await connection.close()
 
     async def _take(self) -> Connection:
         now = asyncio.get_running_loop().time()
@@ -534,7 +533,8 @@ class Pool:
             await connection.close()
 
     async def close(self) -> None:
-        """Close all idle connections; those in use are closed by whoever uses them."""
+        """Close all idle connections; those in use are closed when they come back."""
+        self._closed = True
         while self._idle:
             self.open -= 1
             await self._idle.pop().close()

@@ -25,6 +25,9 @@ _KEEP_SECONDS = 4.0
 _TELL_SECONDS = 2.0
 """So often, at the most, is written how many instances this daemon copies."""
 
+_SLOW_SECONDS = 30.0
+"""So long an instance is not given again to a daemon that did not take it."""
+
 Fit = Callable[[Connection], Awaitable[bool]]
 """Whether this daemon could copy the instance, were it given it."""
 
@@ -55,7 +58,7 @@ class Hold:
         """So many instances this daemon copied when it last wrote that it asks for this one."""
 
         self._given_to: int | None = None
-        self._did_not_come: int | None = None
+        self._did_not_come: tuple[int | None, float] = (None, 0.0)
         """Connections of daemons that asked for it: the one that it was given to, and one that was
         given it and did not take it. A frozen daemon asks until its lock is lost."""
 
@@ -76,12 +79,9 @@ class Hold:
             return self.connection
         self.connection = None
         connection = await self._standing_by(daemon=daemon)
-        if daemon and not self._seats.take(self._settings.name):
-            raise await self._no_room()
         try:
             await self._lock.take(connection)
         except StandbyError as standby:
-            self._seats.lose(self._settings.name)
             self._given_to = None
             self.copier = await hosts.read(connection, self._note)
             await self._ask_for_it(connection, daemon=daemon)
@@ -89,10 +89,12 @@ class Hold:
         except BaseException:
             await self.release()
             raise
-        self._did_not_come, self._given_to = self._given_to, None
-        self._waiting = self.copier = self._asked_with = None
+        self.connection, self._waiting = connection, None
+        if daemon and not self._seats.take(self._settings.name):
+            raise await self._no_room()  # another one has had the last place meanwhile
+        self._did_not_come = (self._given_to, self._clock())
+        self._given_to = self.copier = self._asked_with = None
         self.asked_for = False
-        self.connection = connection
         return connection
 
     async def _standing_by(self, *, daemon: bool) -> Connection:
@@ -169,7 +171,7 @@ class Hold:
                 continue
             try:
                 by = await self._lock.asked_by(connection)
-                if by is None or by == self._did_not_come or busy():
+                if by is None or self._did_not_come_lately(by) or busy():
                     continue
                 asker = await hosts.read_asker(connection, self._note)
             except DatabaseError as error:
@@ -179,6 +181,20 @@ class Hold:
             if asker is not None and self._seats.give(asker):
                 self.asked_for, self._given_to = True, by
                 wake.set()
+
+    def _did_not_come_lately(self, who: int) -> bool:
+        known, at = self._did_not_come
+        return who == known and self._clock() - at < _SLOW_SECONDS
+
+    def abandon(self) -> None:
+        """Give it back without a word: the server sees that the connection is gone."""
+        held, self.connection = self.connection, None
+        waiting, self._waiting = self._waiting, None
+        self._seats.leave(self._settings.name)
+        self.asked_for = False
+        for connection in (held, waiting):
+            if connection is not None:
+                connection.discard()
 
     async def release(self) -> None:
         """Give the lock back, if we have it, and ask for it no more."""

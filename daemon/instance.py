@@ -30,6 +30,7 @@ from daemon.errors import (
     RewoundError,
     SchemaError,
     StandbyError,
+    StateMovedError,
     StoppedError,
     TransientError,
     WppSyncError,
@@ -141,7 +142,9 @@ class _Learnt:
 class Instance:
     """One instance in this process."""
 
-    def __init__(self, settings: config.Instance, shared: Shared) -> None:
+    def __init__(  # noqa: PLR0915 - a list of what is known, nothing is done
+        self, settings: config.Instance, shared: Shared
+    ) -> None:
         self.settings = settings
         self.name = settings.name
         self.state: InstanceState = "starting"
@@ -203,9 +206,10 @@ class Instance:
         them."""
 
         self.comparing = asyncio.Lock()
-        self._compare_whole = self._rows_are_old = False
-        """Entities that are compared whole are to be compared now; state and orders are to be read
-        again: somebody has changed them on purpose."""
+        self._compare_whole = False
+        self._reads_asked = self._reads_done = 0
+        """So often state and orders were to be read again, because somebody has changed them on
+        purpose; and how many of these have been done."""
 
         self._heartbeat_at = self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
@@ -253,7 +257,7 @@ class Instance:
     @property
     def reads_anew(self) -> bool:
         """Somebody has changed state or orders, and they have not been read again yet."""
-        return self._rows_are_old
+        return self._reads_done != self._reads_asked
 
     @property
     def settling(self) -> str:
@@ -343,13 +347,13 @@ class Instance:
         """The state was changed on purpose: have a pass now that reads it again, and try again now
         whatever waits for its next try."""
         self._retry_at.clear()
-        self._rows_are_old = True
+        self._reads_asked += 1
         self._compare_whole = True  # with what central has from now on
         self.wake.set()
 
     def look_at_orders(self) -> None:
         """Orders were changed on purpose: have a pass now that reads them."""
-        self._rows_are_old = True
+        self._reads_asked += 1
         self.wake.set()
 
     async def turn_is_over(self, seconds: float) -> bool:
@@ -385,7 +389,7 @@ class Instance:
 
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
         """One pass with all that may come of it; the seconds to wait before the next."""
-        if self.hold.asked_for:
+        if self.hold.asked_for and not self._somebody_waits():
             self._log.info("handed over", instances=self.shared.seats.taken)
             await self.close()
             self.forget_what_others_change()
@@ -395,12 +399,14 @@ class Instance:
             result = await self._bounded_pass(stop)
         except PausedError:
             self.error = None
+            self._central_failed_at = float("-inf")
             return jittered(HEARTBEAT_SECONDS)
         except StandbyError as error:
             if self.state != "standby":
                 self._log.info("standby", reason=error.message)
                 self.forget_what_others_change()
             self.error = None
+            self._central_failed_at = float("-inf")
             self.state = "standby"
             return jittered(STANDBY_SECONDS)
         except StoppedError:
@@ -441,8 +447,12 @@ class Instance:
                 self._unfit_until = self._clock() + _UNFIT_SECONDS
             return
         if self._central_failed_at == float("-inf"):
-            self._central_failed_at = self._clock()
-        elif self._clock() - self._central_failed_at >= _CENTRAL_PATIENCE_SECONDS:
+            self._central_failed_at = self._turn_began_at or self._clock()
+        if self._clock() - self._central_failed_at < _CENTRAL_PATIENCE_SECONDS:
+            return
+        try:
+            await self.shared.central.alive()  # it may be one heavy statement alone
+        except DatabaseError:
             async with self._busy:
                 self._ready = False
                 await self.hold.release()
@@ -491,7 +501,14 @@ class Instance:
 
     async def close(self) -> None:
         """Write what is known, release the lock, close the connection."""
-        async with self._busy:
+        try:
+            await self._busy.acquire()
+        except asyncio.CancelledError:
+            # Nobody else would: what goes on there is broken off, and rolled back.
+            self._ready = False
+            self.hold.abandon()
+            raise
+        try:
             motions = dict(self.motions)
             self._forget_motions()
             try:
@@ -504,6 +521,8 @@ class Instance:
             finally:
                 self._ready = False
                 await self.hold.release()
+        finally:
+            self._busy.release()
 
     # --- one pass -------------------------------------------------------------------------------
 
@@ -516,49 +535,59 @@ class Instance:
         this instance, DatabaseError when a server fails, MigrationError. An entity's own trouble is
         in the result and in `entity_errors`.
         """
-        whole = PassResult(more=True)
+        whole, done = PassResult(), set(skip)
         with self._whole_passes:
-            while whole.more and not stop.is_set():
-                whole.add(await self.take_turn(stop, skip))
-                if whole.more:
-                    await wait_first(self.throttle.seconds, stop)
+            while not stop.is_set():
+                turn = await self.take_turn(stop, skip)
+                whole.add(turn)
+                # Each of them has to have reached its end once, not all at the same moment.
+                done |= turn.rows.keys() - turn.unfinished
+                whole.unfinished -= done
+                if not whole.more:
+                    break
+                await wait_first(self.throttle.seconds, stop)
+            else:
+                whole.unfinished |= self.entities.keys() - done
+        self.wake.set()  # the loop may wait long after an error that is over now
         return whole
 
     async def take_turn(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
         """One turn of each entity; otherwise as `sync_pass`."""
-        if self.opened:
-            return await self._turn_of_each(stop, skip)
-        async with self.shared.beginning.place():
-            return await self._turn_of_each(stop, skip)
+        async with self._busy:
+            await self._take()
+            if self._ready:
+                return await self._turn_of_each(stop, skip)
+            async with self.shared.beginning.place():
+                return await self._turn_of_each(stop, skip)
 
     async def _turn_of_each(self, stop: asyncio.Event, skip: Collection[str]) -> PassResult:
-        async with self._busy:
-            began = self._clock()
-            try:
-                connection = await self._open(stop)
-                await self._heartbeat(connection)
-                skip = {*skip, *self.orders.pauses}
-                result = PassResult()
-                for _ in range(_STARTS):
-                    again = result.moved
-                    await self._begin_motions(connection, skip)
-                    chosen = again or [name for name in self.motions if name not in skip]
-                    motions = {n: self.motions[n] for n in chosen if n in self.motions}
-                    result.add(await take_turns(motions, stop, background=self.running))
-                    self._start_over_where_changed(result)
-                    if not result.moved:
-                        break
-            except BaseException:
-                # In doubt the position is read again, never kept.
-                self._forget_motions()
-                raise
-            self._note_result(result, skip)
-            for entity, error in self.errors.items():
-                if entity not in skip:  # those that did not even begin are errors of this pass, too
-                    result.errors.setdefault(entity, error)
-            if result.total:
-                self._metrics.pass_duration.observe(self._clock() - began)
-            return result
+        began, reading = self._clock(), self._reads_asked
+        try:
+            connection = await self._open(stop)
+            await self._heartbeat(connection)
+            skip = {*skip, *self.orders.pauses}
+            result = PassResult()
+            for _ in range(_STARTS):
+                again = result.moved
+                await self._begin_motions(connection, skip)
+                self._reads_done = reading
+                chosen = again or [name for name in self.motions if name not in skip]
+                motions = {n: self.motions[n] for n in chosen if n in self.motions}
+                result.add(await take_turns(motions, stop, background=self.running))
+                self._start_over_where_changed(result)
+                if not result.moved:
+                    break
+        except BaseException:
+            # In doubt the position is read again, never kept.
+            self._forget_motions()
+            raise
+        self._note_result(result, skip)
+        for entity, error in self.errors.items():
+            if entity not in skip:  # those that did not even begin are errors of this pass, too
+                result.errors.setdefault(entity, error)
+        if result.total:
+            self._metrics.pass_duration.observe(self._clock() - began)
+        return result
 
     def _start_over_where_changed(self, result: PassResult) -> None:
         """Drop the motions whose state or tables somebody else has changed."""
@@ -684,7 +713,8 @@ class Instance:
         self.throttle.set(self.orders.rows_per_second)
         for entity in self.orders.pauses:
             if (motion := self.motions.get(entity)) is not None:
-                await motion.save()
+                with suppress(StateMovedError):
+                    await motion.save()
                 self._forget_motion(entity)
             self.entity_errors.pop(entity, None)
             self.derived_errors.pop(entity, None)
@@ -692,7 +722,8 @@ class Instance:
             self._log.info("orders changed", **self._words(self.orders))
         if self.orders.pause is not None:
             for motion in self.motions.values():
-                await motion.save()
+                with suppress(StateMovedError):
+                    await motion.save()
             self._forget_motions()
             self._ready = False  # what is pending then is migrated when it goes on
             self.state = "paused"
@@ -719,17 +750,23 @@ class Instance:
 
         Raises StandbyError, MigrationError, DatabaseError, StoppedError.
         """
-        async with self._busy:
-            self.migrator.forget_what_ran()
-            connection = await self._take()
-            if self._ready:
-                self._forget_motions()  # their plans are those of the tables of before
-                await self._heed(connection)
-                await self._migrate(connection, stop)
-            else:
-                await self._open(stop)
-            self.state = "idle"
-            return list(self.migrator.ran)
+        with self._whole_passes:
+            async with self._busy:
+                return await self._migrate_now(stop)
+
+    async def _migrate_now(self, stop: asyncio.Event) -> list[str]:
+        self.migrator.forget_what_ran()
+        connection = await self._take()
+        if self._ready:
+            self._forget_motions()  # their plans are those of the tables of before
+            await self._heed(connection)
+            self._ready = False  # should it stop half-way
+            await self._migrate(connection, stop)
+            self._ready = True
+        else:
+            await self._open(stop)
+        self.state = "idle"
+        return list(self.migrator.ran)
 
     async def _migrate(self, connection: Connection, stop: asyncio.Event) -> None:
         await self.migrator.migrate(connection, stop, self._migration_begins)
@@ -741,10 +778,9 @@ class Instance:
 
     async def _heartbeat(self, connection: Connection) -> None:
         """Keep an idle connection alive, and see a state that somebody else has changed."""
-        if self._clock() - self._heartbeat_at < HEARTBEAT_SECONDS and not self._rows_are_old:
+        if self._clock() - self._heartbeat_at < HEARTBEAT_SECONDS and not self.reads_anew:
             return
         self._heartbeat_at = self._clock()
-        self._rows_are_old = False
         await self._heed(connection)
         note = f"{self.name} heartbeat"
         found = await state.read(connection, note)

@@ -79,8 +79,14 @@ class Migrator:
         self.history, self.journal, self.warnings = None, {}, ()
 
     async def read(self, connection: Connection) -> None:
-        """What stands written in the database. Raises DatabaseError."""
-        self.history, self.journal = await runner.record(connection, self._note)
+        """Know what stands written in the database. Raises DatabaseError."""
+        self.history, self.journal = await self.recorded(connection)
+
+    async def recorded(
+        self, connection: Connection
+    ) -> tuple[tuple[Applied, ...], dict[str, Recorded]]:
+        """What stands written in the database: history and journal. Raises DatabaseError."""
+        return await runner.record(connection, self._note)
 
     async def look(self, connection: Connection) -> Standing:
         """How the database stands to the files. Raises MigrationError where nothing may be done."""

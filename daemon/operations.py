@@ -16,7 +16,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon import comparing, db, hosts, lock, orders, state
 from daemon.aio import wait_first
@@ -66,11 +66,7 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
         return status_now(instance)
     try:
         if instance.running:
-            await _read_status(instance)
-            told = status_now(instance)
-            if instance.state == "standby":
-                instance.forget_what_others_change()
-            return told
+            return await _status_of_standby(instance)
         await instance.learn_settling()
         return await _status_without_a_daemon(instance)
     except WppSyncError as error:
@@ -429,29 +425,64 @@ async def _connected(instance: Instance, verb: str) -> AsyncIterator[tuple[Conne
         await connection.close()
 
 
-async def _read_status(instance: Instance) -> int | None:
-    """Have the instance know what its database says; who holds its lock (a connection's id)."""
+class _Read(NamedTuple):
+    """What stands in an instance's database."""
+
+    history: tuple[Applied, ...]
+    journal: dict[str, Recorded]
+    states: dict[str, State]
+    copier: Copier | None
+    quarantined: dict[str, int]
+    holder: int | None
+    """Who has its lock, a connection's id."""
+
+    def know(self, instance: Instance) -> None:
+        """Have the instance know it."""
+        instance.migrator.history, instance.migrator.journal = self.history, self.journal
+        instance.states, instance.quarantined = self.states, self.quarantined
+        instance.hold.copier = self.copier
+
+
+async def _read(instance: Instance, connection: Connection) -> _Read:
     note = f"{instance.name} status"
+    history, journal = await instance.migrator.recorded(connection)
+    states = await state.read_any(connection, note)
+    copier = await hosts.read(connection, note)
+    try:
+        quarantined = await quarantine.counts(connection, note)
+    except MissingError:
+        quarantined = {}  # not migrated by this version yet
+    holder = await lock.holder(connection, instance.settings.database, note)
+    return _Read(history, journal, states, copier, quarantined, holder)
+
+
+async def _status_of_standby(instance: Instance) -> dict[str, Any]:
+    """What stands in the database of an instance that this process does not copy, for this once."""
     connection = await db.connect(instance.settings, instance.server, "local")
     try:
-        await instance.migrator.read(connection)
-        instance.states = await state.read_any(connection, note)
-        instance.hold.copier = await hosts.read(connection, note)
-        try:
-            instance.quarantined = await quarantine.counts(connection, note)
-        except MissingError:
-            instance.quarantined = {}  # not migrated by this version yet
-        if not instance.running:  # else the loop reads them, and does what they say
-            await instance.migrator.look(connection)
-            instance.orders = await orders.read(connection, note)
-        return await lock.holder(connection, instance.settings.database, note)
+        found = await _read(instance, connection)
     finally:
         await connection.close()
+    if instance.locked:
+        return status_now(instance)  # by now the loop has it, and knows better
+    found.know(instance)
+    told = status_now(instance)
+    if instance.state == "standby":
+        instance.forget_what_others_change()
+    return told
 
 
 async def _status_without_a_daemon(instance: Instance) -> dict[str, Any]:
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        found = await _read(instance, connection)
+        await instance.migrator.look(connection)
+        instance.orders = await orders.read(connection, f"{instance.name} status")
+    finally:
+        await connection.close()
+    found.know(instance)
     error = None
-    if await _read_status(instance) is None:
+    if found.holder is None:
         error = WppSyncError(
             "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
         )

@@ -67,6 +67,8 @@ class Supervisor:
         for name, instance in wanted.items():
             if self._running.get(name) is not instance:
                 self._running[name] = instance
+                # Also before its turn has come: whoever asks for something meets a daemon's.
+                instance.running = True
                 before = [each for each in self._tasks if each.name == name]
                 guard = self._guard(instance, before)
                 self._tasks[instance] = self._group.create_task(guard, name=f"instance {name}")

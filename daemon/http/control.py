@@ -285,6 +285,8 @@ async def _long(request: web.Request, instance: Instance, work: Work) -> web.Str
     await response.prepare(request)
     stop = asyncio.Event()
     working = asyncio.ensure_future(work(stop))
+    # When the client has gone, nobody else looks at how it ended.
+    working.add_done_callback(lambda done: done.cancelled() or done.exception())
     # Whatever we wait for: the work hears at once that the instance is to leave.
     leaving = asyncio.ensure_future(instance.stop.wait())
     leaving.add_done_callback(lambda _: stop.set())

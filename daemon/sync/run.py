@@ -49,8 +49,13 @@ class PassResult:
     deleted: int = 0
     errors: dict[str, WppSyncError] = field(default_factory=dict)
     moved: dict[str, WppSyncError] = field(default_factory=dict)
-    more: bool = False
-    """There is more to do at once."""
+    unfinished: set[str] = field(default_factory=set)
+    """The entities that have more to do at once."""
+
+    @property
+    def more(self) -> bool:
+        """There is more to do at once."""
+        return bool(self.unfinished)
 
     @property
     def total(self) -> int:
@@ -58,14 +63,16 @@ class PassResult:
         return sum(self.rows.values()) + self.late
 
     def add(self, later: PassResult) -> None:
-        """What was done by another turn of the same pass, which has the last word on trouble."""
+        """What was done by another turn of the same pass, which has the last word on the entities
+        that had a turn in it."""
         for entity, rows in later.rows.items():
             self.rows[entity] = self.rows.get(entity, 0) + rows
         self.late += later.late
         self.deleted += later.deleted
-        self.errors.update(later.errors)
+        kept = {entity: self.errors[entity] for entity in self.errors.keys() - later.rows.keys()}
+        self.errors = kept | later.errors
         self.moved = later.moved
-        self.more = later.more
+        self.unfinished = (self.unfinished - later.rows.keys()) | later.unfinished
 
 
 async def take_turns(
@@ -78,8 +85,8 @@ async def take_turns(
     result = PassResult(rows=dict.fromkeys(motions, 0))
     for entity, motion in motions.items():
         if stop.is_set():
-            result.more = True
-            break
+            result.unfinished.add(entity)
+            continue
         try:
             step = await motion.step(stop, _TURN_SECONDS, background=background)
         except (StateMovedError, PlanChangedError) as change:
@@ -93,5 +100,6 @@ async def take_turns(
         result.rows[entity] += step.rows
         result.late += step.late
         result.deleted += step.deleted
-        result.more = result.more or step.more
+        if step.more:
+            result.unfinished.add(entity)
     return result
