@@ -73,6 +73,7 @@ def test_the_socket_answers_with_status_and_carries_out_verbs(
         assert synced.status == 200
         assert synced.body == {
             "rows": {"messages": 30}, "late": 0, "errors": {}, "quarantined": 0, "paused": [],
+            "interrupted": False,
         }  # fmt: skip
         assert mirror.watermarks(local)["messages"] == 70_029
         bare = daemon.request("POST", "/v1/instances/nunes/sync")
