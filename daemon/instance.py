@@ -704,6 +704,8 @@ class Instance:
             if self._central_failed_at != float("-inf"):
                 await self.shared.central.alive()  # else another host's chance is better
         connection = await self.hold.take(daemon=self.running)
+        if self.state == "standby":
+            self.state = "starting"  # it stands by no more
         await self.hold.tell_who_copies(connection)
         return connection
 

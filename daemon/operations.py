@@ -439,7 +439,8 @@ class _Read(NamedTuple):
     def know(self, instance: Instance) -> None:
         """Have the instance know it."""
         instance.migrator.history, instance.migrator.journal = self.history, self.journal
-        instance.states, instance.quarantined = self.states, self.quarantined
+        nothing = {name: State(name, 0, 0, 0, False, "") for name in instance.entities}
+        instance.states, instance.quarantined = nothing | self.states, self.quarantined
         instance.hold.copier = self.copier
 
 
