@@ -204,6 +204,7 @@ class _Process:
             VERSION,
             serving=lambda: self._started and not self._stop.is_set(),
             tells_status=lambda: built.config.http.status,
+            in_flight=self._in_flight,
         )
         self._doors = Doors(control.app, public.app)
         self._supervisor = Supervisor(
@@ -233,6 +234,10 @@ class _Process:
         finally:
             await self._doors.close()
         self._log.info("stopped")
+
+    def _in_flight(self) -> dict[str, float]:
+        """Of central as it is now: a reload may bring another one."""
+        return self._built.central.in_flight_seconds()
 
     def _states(self) -> list[str]:
         return [instance.state for instance in self._built.instances.values()]

@@ -17,7 +17,7 @@ from typing import TypeVar
 from daemon import db, evidence, grid, schema, sql
 from daemon.aio import Clock
 from daemon.db import Connection, Pool
-from daemon.errors import DatabaseError, TransientError
+from daemon.errors import AccessError, DatabaseError, TransientError
 from daemon.evidence import Validity
 from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
@@ -233,10 +233,6 @@ class Central:
             settling.answer(window, looked_to, found, self._clock())
             window = None if found else settling.question(floor, self._clock())
         shared.unfinished = window is not None
-        since = settling.in_flight[1] if settling.in_flight else None
-        self._metrics.oldest_in_flight.labels(table).set(
-            0.0 if since is None else self._clock() - since
-        )
 
     async def _writing(self, table: str) -> Writers | None:
         """The list of transactions, shared by all tables: asked for each of them, one right after
@@ -261,6 +257,14 @@ class Central:
                 for shared in self._tables.values():
                     shared.settling.rule = self.rule
             return self._validity
+
+    def in_flight_seconds(self) -> dict[str, float]:
+        """For each table how long the lowest id in flight has been so, as last looked; 0: none."""
+        now = self._clock()
+        return {
+            table: now - shared.settling.in_flight[1] if shared.settling.in_flight else 0.0
+            for table, shared in self._tables.items()
+        }
 
     async def alive(self) -> None:
         """Raise DatabaseError where central does not answer; asked once for all, now and then."""
@@ -618,13 +622,22 @@ class Central:
 
     @asynccontextmanager
     async def _asking(self, kind: str) -> AsyncIterator[Connection]:
-        async with self._pool.connection() as connection:
-            self._metrics.central_queries.labels(kind).inc()
-            began = self._clock()
-            try:
-                yield connection
-            finally:
-                self._metrics.central_query_duration.labels(kind).observe(self._clock() - began)
+        try:
+            async with self._pool.connection() as connection:
+                self._metrics.central_queries.labels(kind).inc()
+                began = self._clock()
+                try:
+                    yield connection
+                finally:
+                    took = self._clock() - began
+                    self._metrics.central_query_duration.labels(kind).observe(took)
+        except DatabaseError as error:
+            # 2000 to 2999 are the client's own numbers: nobody answered. A refused statement is an
+            # answer; a refused account is none.
+            if 2000 <= error.errno < 3000 or isinstance(error, AccessError):
+                self._metrics.central_reachable.set(0)
+            raise
+        self._metrics.central_reachable.set(1)
 
 
 def _answer(asked: Iterable[_Asked], found: dict[bytes, Sum] | None) -> None:

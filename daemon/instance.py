@@ -75,7 +75,7 @@ TURN_SECONDS = 1800.0
 migrates. One that does is broken off and told."""
 
 _LONG_TURN_SECONDS = 10.0
-"""From here on a turn is taken for one that waits for a silent server: the lag grows."""
+"""A turn is not longer, but where it waits for a silent server: from here on the lag grows."""
 
 _GRACE_SECONDS = 30.0
 """What a turn that is broken off may take to end. Longer, and the instance is stalled."""
@@ -273,20 +273,13 @@ class Instance:
         """How long ago the entity had last reached the head: at most so old is the first row that
         is not copied yet. 0 when it has reached it; while passes fail it grows. Of an entity that
         is compared whole: how old the last comparison is."""
+        age = max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
         motion = self.motions.get(entity)
-        hangs = (
-            self._turn_began_at is not None
-            and self._clock() - self._turn_began_at > _LONG_TURN_SECONDS
-        )
-        stands = hangs or self.error is not None or entity in self.orders.pauses
-        if (
-            stands
-            or motion is None
-            or not motion.caught_up
-            or self.entities[entity].motion == "whole"
-        ):
-            return max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
-        return 0.0
+        # What was true at the last turn is true, unless there should have been another one since.
+        recent = age < max(_LONG_TURN_SECONDS, 3 * self.settings.poll_interval)
+        follows = self.entities[entity].motion == "incremental"
+        caught_up = motion is not None and motion.caught_up and entity not in self.orders.pauses
+        return 0.0 if follows and caught_up and recent else age
 
     def compared_at(self, entity: str) -> float | None:
         """When both sides of an entity were last compared whole, in seconds since 1970."""
@@ -643,7 +636,7 @@ class Instance:
 
     def _committed(self, commit: Committed) -> None:
         """After each local transaction."""
-        if self.state != "syncing":
+        if not self.errors:  # else some entity has failed, also while others are copied
             self.state = "syncing"
         labels = (self.name, commit.entity)
         self._metrics.rows.labels(*labels, "upsert").inc(commit.rows)
@@ -706,6 +699,8 @@ class Instance:
         connection = await self.hold.take(daemon=self.running)
         if self.state == "standby":
             self.state = "starting"  # it stands by no more
+            self._caught_up_at.clear()
+            self._began_at = self._clock()
         await self.hold.tell_who_copies(connection)
         return connection
 

@@ -8,8 +8,9 @@ state) stands in `daemon.seen`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -83,11 +84,15 @@ class Metrics:
         self.central_query_duration = self._histogram(
             "central_query_duration_seconds", "Time until central had answered.", "kind"
         )
-        self.oldest_in_flight = self._gauge(
+        self._oldest_in_flight = self._gauge(
             "oldest_in_flight_seconds",
             "How long the lowest id in flight in a central table has been so; 0 when none is.",
             "table",
         )
+        self.central_reachable = self._gauge(
+            "central_reachable", "0 when central did not answer the last time it was asked."
+        )
+        self.central_reachable.set(1)
         self._connections = self._gauge(
             "connections", "Open connections, to central or to local servers.", "server"
         )
@@ -103,8 +108,16 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
-    def exposition(self, instances: Iterable[InstanceSeen]) -> bytes:
-        """All metrics in Prometheus' text format, with what is true of these instances now."""
+    def exposition(
+        self,
+        instances: Iterable[InstanceSeen],
+        in_flight: Mapping[str, float] = MappingProxyType({}),
+    ) -> bytes:
+        """All metrics in Prometheus' text format, with what is true now of these instances, and of
+        central's tables (seconds)."""
+        self._oldest_in_flight.clear()
+        for table, seconds in in_flight.items():
+            self._oldest_in_flight.labels(table).set(seconds)
         for role, number in db.open_connections().items():
             self._connections.labels(role).set(number)
         text: bytes = generate_latest(self.registry)

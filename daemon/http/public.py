@@ -42,14 +42,16 @@ class PublicApi:
         *,
         serving: Callable[[], bool],
         tells_status: Callable[[], bool],
+        in_flight: Callable[[], Mapping[str, float]],
     ) -> None:
         """`instances` may change meanwhile. `serving`: the process has started and does not stop;
-        `tells_status`: /v1/status is allowed here."""
+        `tells_status`: /v1/status is allowed here; `in_flight`: by table, for the metrics."""
         self._instances = instances
         self._metrics = metrics
         self._version = version
         self._serving = serving
         self._tells_status = tells_status
+        self._in_flight = in_flight
         self._was_ready = False
 
     def app(self) -> web.Application:
@@ -73,7 +75,7 @@ class PublicApi:
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         seen = [instance.seen() for instance in self._instances.values()]
         # Off the loop: of a thousand instances it is six megabytes.
-        text = await asyncio.to_thread(self._metrics.exposition, seen)
+        text = await asyncio.to_thread(self._metrics.exposition, seen, self._in_flight())
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -98,11 +100,17 @@ class PublicApi:
             waiting = sum(1 for each in instances if each.state == "starting")
             if waiting:
                 return [f"{waiting} of {len(instances)} instances have not tried to connect yet"]
-        if instances and not any(each.state in _CONNECTED for each in instances):
+        if instances and not any(self._can_be_copied(each) for each in instances):
             errors = {each.error.message for each in instances if each.error is not None}
             return ["no instance can be copied", *sorted(errors)[:3]]
         self._was_ready = True
         return []
+
+    def _can_be_copied(self, instance: Instance) -> bool:
+        """Also where single entities have failed, and, after a reload, where it begins anew."""
+        state = instance.state
+        begins = self._was_ready and state == "starting"
+        return begins or state in _CONNECTED or (state == "failed" and instance.opened)
 
     async def _status(self, _request: web.Request) -> web.Response:
         if not self._tells_status():
@@ -110,7 +118,8 @@ class PublicApi:
                 403, "forbidden", "the status is not told here",
                 hint="set http.status: true, or ask the control socket",
             )  # fmt: skip
-        return json_answer(await operations.get_all_status(self._instances))
+        told = [operations.status_now(instance) for instance in self._instances.values()]
+        return json_answer({"instances": told})
 
     # --- for people -------------------------------------------------------------------------------
 
@@ -125,7 +134,8 @@ class PublicApi:
         except UsageError as error:
             told = page.missing(error.message, version=self._version, now=_now())
             return _html(told, status=404)
-        status = await operations.get_sync_status(found)
+        # From memory: nobody who may look here opens connections to customers' databases by it.
+        status = operations.status_now(found)
         errors = found.recent.errors
         return _html(page.instance(status, _line(found), errors, version=self._version, now=_now()))
 

@@ -27,12 +27,15 @@ POLICY = (
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-_LATE_SECONDS = 60.0
-"""A mirror that is so old is trouble."""
+_LATE_SECONDS, _WHOLE_LATE_SECONDS = 60.0, 600.0
+"""A mirror that is so old is trouble; of what is compared whole, at its interval, one so old."""
 
 # The first word is the worst.
 _TROUBLES = ("failed", "rewound", "stalled", "backoff", "quarantine", "late")
 _STATES = ("migrating", "starting", "paused", "standby", "syncing", "idle")
+
+_WELL = frozenset({"idle", "syncing"})
+"""They are copied here: of the others this daemon cannot say that they are well."""
 
 _SPARK_WIDTH, _SPARK_HEIGHT = 60, 16
 
@@ -86,7 +89,8 @@ def line(
     """`errors`: message and hint of what is wrong now, the instance's own first."""
     entities = seen.entities.values()
     # Of what is compared whole the age is no lag that anybody waits for.
-    lags = [e.lag_seconds for e in entities if e.rewound is not None and e.lag_seconds is not None]
+    follows = [e for e in entities if e.rewound is not None]
+    lags = [e.lag_seconds for e in follows if e.lag_seconds is not None]
     quarantined = sum(e.quarantined_rows or 0 for e in entities)
     lag = max(lags, default=None)
     found = {
@@ -95,7 +99,11 @@ def line(
         "stalled": stalled,
         "backoff": seen.state == "backoff",
         "quarantine": quarantined > 0,
-        "late": lag is not None and lag > _LATE_SECONDS and seen.state != "paused",
+        "late": any(
+            (e.lag_seconds or 0.0) > (_LATE_SECONDS if e in follows else _WHOLE_LATE_SECONDS)
+            for e in entities
+            if not e.entity_paused
+        ),
     }
     message, hint = errors[0] if errors else ("", "")
     rates = recent.rates
@@ -146,6 +154,7 @@ def overview(lines: Sequence[Line], search: str, *, version: str, now: datetime)
         lines=sorted(chosen, key=lambda each: each.rank),
         total=len(lines),
         troubled=sum(1 for each in lines if each.trouble),
+        well=sum(1 for each in lines if not each.trouble and each.state in _WELL),
         counts=sorted(Counter(each.state for each in lines).items()),
         search=search,
         version=version,

@@ -442,6 +442,15 @@ ROWS: dict[str, list[Panel]] = {
             limits=LATE,
         ),
         Panel(
+            "Central answers",
+            "Whether central answered each daemon the last time it was asked. One that it does not"
+            " answer gives its instances to other hosts.",
+            {DAEMON: known("central_reachable", ALL, "instance", how="min")},
+            kind="state-timeline",
+            width=8,
+            texts={0: ("silent", RED), 1: ("answers", GREEN)},
+        ),
+        Panel(
             "Connections",
             "Open connections of each daemon, to central and to all local servers.",
             {DAEMON + " {{server}}": known("connections", ALL, "instance, server")},

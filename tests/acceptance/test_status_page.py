@@ -97,6 +97,22 @@ def test_the_page_follows_what_happens_without_being_loaded_again(
     chromium.complaints.clear()
 
 
+def test_an_answer_that_is_no_page_of_ours_leaves_what_is_there(
+    daemon: DaemonProcess, chromium: Browser
+) -> None:
+    """A proxy in front of a daemon that is away."""
+    with chromium.page() as shown:
+        shown.goto(address(daemon))
+        shown.route("**/*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
+        expect(shown.locator("body.silent")).to_be_visible(timeout=8_000)
+        expect(shown.locator("tbody tr")).to_have_count(3)
+        shown.unroute("**/*")
+        expect(shown.locator("body:not(.silent)")).to_be_visible(timeout=8_000)
+        expect(shown.locator("tbody tr")).to_have_count(3)
+    # It is right to complain.
+    chromium.complaints.clear()
+
+
 def test_without_javascript_everything_is_there(daemon: DaemonProcess, chromium: Browser) -> None:
     with chromium.page(javascript=False) as shown:
         shown.goto(f"{address(daemon)}/?q=zebra")

@@ -45,6 +45,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "wpp_sync_instance_state": ("wpp_instance", "state"),
     "wpp_sync_central_queries_total": ("kind",),
     "wpp_sync_central_query_duration_seconds": ("kind",),
+    "wpp_sync_central_reachable": (),
     "wpp_sync_connections": ("server",),
     "wpp_sync_event_loop_delay_seconds": (),
     "wpp_sync_config_reload_success": (),
@@ -95,7 +96,7 @@ def touch(metrics: Metrics, instance: str) -> InstanceSeen:
 
 def exposed(metrics: Metrics, *instances: InstanceSeen) -> dict[str, Metric]:
     """/metrics, read as Prometheus reads it."""
-    text = metrics.exposition(instances).decode()
+    text = metrics.exposition(instances, {"messages": 0.0}).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 

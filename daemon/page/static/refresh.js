@@ -3,19 +3,26 @@
 "use strict";
 const SECONDS = 5;
 
+let underWay = false;
+
 async function refresh() {
-  if (document.hidden || document.activeElement?.name === "q") return;
+  if (underWay || document.hidden || document.activeElement?.name === "q") return;
+  underWay = true;
   try {
-    const answer = await fetch(location.href, { cache: "no-store" });
+    const patience = AbortSignal.timeout(SECONDS * 1000);
+    const answer = await fetch(location.href, { cache: "no-store", signal: patience });
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const part of ["main", "#now"]) {
-      document.querySelector(part).replaceWith(fresh.querySelector(part));
-    }
+    const parts = ["main", "#now"].map((part) => [document.querySelector(part), fresh.querySelector(part)]);
+    // Somebody else may answer in the daemon's place, a proxy, say.
+    if (parts.some(([, part]) => part === null)) throw new Error("no page of ours");
+    for (const [old, part] of parts) old.replaceWith(part);
     document.title = fresh.title;
     document.body.classList.remove("silent");
   } catch {
     // The daemon does not answer: what stands here is old, and says so.
     document.body.classList.add("silent");
+  } finally {
+    underWay = false;
   }
 }
 
