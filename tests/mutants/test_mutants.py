@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant(
         "in doubt the position is read again, never kept",
         "daemon/instance.py",
-        "                # In doubt the position is read again, never kept.\n"
-        "                self._forget_motions()\n",
+        "            # In doubt the position is read again, never kept.\n"
+        "            self._forget_motions()\n",
         "",
         "tests/fault",
     ),
