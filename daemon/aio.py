@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -70,26 +70,41 @@ class Occupied:
 
 
 class Courtesy:
-    """A few places for what would crowd out others: `async with` waits for one, but not longer than
-    `patience` seconds. So nobody who hangs in a place keeps the others for ever."""
+    """A few places for what would crowd out others: `async with` waits for one. Where nobody has
+    left for `patience` seconds, those who are there hang, and there is a place more: nobody keeps
+    the others for ever."""
 
     def __init__(self, places: int, patience: float) -> None:
         self._places = asyncio.Semaphore(places)
         self._patience = patience
+        self._moves = 0
+        self._lent = 0
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Have one of the places, or none after all."""
-        has = False
+        """Have one of the places."""
+        await self._wait()
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
-                    await self._places.acquire()
-                    has = True
             yield
         finally:
-            if has:
+            self._moves += 1
+            if self._lent:
+                self._lent -= 1
+            else:
                 self._places.release()
+
+    async def _wait(self) -> None:
+        while True:
+            moves = self._moves
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._places.acquire()
+                    return
+            except TimeoutError:
+                if moves == self._moves:
+                    self._moves += 1
+                    self._lent += 1
+                    self._places.release()
 
 
 class Backoff:

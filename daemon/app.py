@@ -40,9 +40,11 @@ from daemon.systemd import EXTEND, Notifier, heartbeat, status_line
 
 _RESETS_AT_ONCE = 16
 
-_MIGRATING_AT_ONCE = 2
+_MIGRATING_AT_ONCE = 1
+_MIGRATING_PATIENCE_SECONDS = 30.0
+"""A long ALTER keeps the others waiting no longer than this."""
 
-_BEGINNING_AT_ONCE = 4
+_BEGINNING_AT_ONCE = 2
 _BEGINNING_PATIENCE_SECONDS = 2.0
 
 _LOOK_SECONDS = 0.5
@@ -63,7 +65,7 @@ class Parts:
         """By name. Always this very dict: those who hold it see what a reload changes."""
 
         self._clock = clock
-        self._migrating_at_once = asyncio.Semaphore(_MIGRATING_AT_ONCE)
+        self._migrating = Courtesy(_MIGRATING_AT_ONCE, _MIGRATING_PATIENCE_SECONDS)
         self._beginning = Courtesy(_BEGINNING_AT_ONCE, _BEGINNING_PATIENCE_SECONDS)
         self._pools = [self._pool(config)]
         self._lay_foundation(config)
@@ -115,7 +117,7 @@ class Parts:
             seats=Seats(sync.max_instances, VERSION, self._clock),
             migrating=Migrating(
                 self.catalogue,
-                self._migrating_at_once,
+                self._migrating,
                 config.migrations.lock_wait_timeout,
                 VERSION,
             ),

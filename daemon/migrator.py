@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from daemon.aio import Courtesy
 from daemon.db import Connection
 from daemon.metrics import Metrics
 from daemon.migrations import runner
@@ -28,8 +29,8 @@ class Migrating:
     """What migrations rest on, for all instances of a process."""
 
     catalogue: Catalogue
-    at_once: asyncio.Semaphore
-    """Held while a database is changed: many of them lie on one server."""
+    places: Courtesy
+    """For changing a database: many of them lie on one server."""
 
     lock_wait_timeout: float
     """Seconds."""
@@ -114,7 +115,7 @@ class Migrator:
         if standing.pending or standing.adopted:
             if standing.pending:
                 began()  # also while it waits for its turn
-            async with self._shared.at_once:
+            async with self._shared.places.place():
                 await self._apply(connection, standing, stop)
         await self.read(connection)
 
