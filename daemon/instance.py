@@ -316,7 +316,8 @@ class Instance:
         resynced = motion.resync_progress
         return replace(
             common,
-            lag_rows=motion.lag_rows if follows else None,
+            # Behind and not counted: nobody knows, and that is not 0.
+            lag_rows=(motion.lag_rows or (0 if motion.caught_up else None)) if follows else None,
             last_synced_id=motion.state.last_synced_id if follows else None,
             settled_id=motion.settled if follows else None,
             compared_timestamp_seconds=self.compared_at(entity),
