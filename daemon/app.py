@@ -37,6 +37,7 @@ from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
 from daemon.systemd import EXTEND, Notifier, heartbeat, status_line
+from daemon.watch import Watch
 
 _RESETS_AT_ONCE = 16
 
@@ -112,8 +113,10 @@ class Parts:
             metrics=self.metrics,
             pace=Pace(sync.reconcile_rows_per_second, sync.max_threads_running),
         )
+        self.watch = Watch(self.central, self._clock)
         self._shared = Shared(
             central=self.central,
+            watch=self.watch,
             seats=Seats(sync.max_instances, VERSION, self._clock),
             migrating=Migrating(
                 self.catalogue,
@@ -254,6 +257,7 @@ class _Process:
             leaving = group.create_task(self._now.wait(), name="leave now")
             notifying = group.create_task(self._tell_manager(), name="notify")
             looking = group.create_task(self._look_on(), name="look on")
+            watching = group.create_task(self._watch(), name="watch")
             await self._stop.wait()
             self._notifier.tell("STOPPING=1", EXTEND)
             clock = asyncio.get_running_loop().time
@@ -277,6 +281,7 @@ class _Process:
             leaving.cancel()
             notifying.cancel()
             looking.cancel()
+            watching.cancel()
 
     def _migrating(self) -> list[str]:
         """The statements of migrations that are under way: they are waited for."""
@@ -320,6 +325,12 @@ class _Process:
                 log.tell_overdue()
                 for instance in self._built.instances.values():
                     instance.recent.sample(instance.rows_written)
+
+    async def _watch(self) -> None:
+        """Look for all instances whether central has anything new; of central as it is now."""
+        while True:
+            pause = await self._built.watch.look()
+            await asyncio.sleep(pause)
 
     def _leave(self, number: signal.Signals) -> None:
         """The first TERM or INT lets the running batches finish, a second one does not."""

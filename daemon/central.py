@@ -418,6 +418,13 @@ class Central:
         async with self._asking("check") as connection:
             return await db.grants(connection)
 
+    async def new_ids(self, sums: Sums, *, after: int, upto: int) -> dict[str, Sum]:
+        """Of each owner who has rows in (after, upto]: how many, and the XOR of their hashes."""
+        bounds = Range(after + 1, upto + 1)
+        statement = sql.chunk_sums(sums, None, bounds, f"new ids {sums.table}")
+        found = _by_owner(await self._fetch("new_ids", statement))
+        return {owner.decode("utf-8", "replace"): each for owner, each in found.items()}
+
     # --- reconcile ------------------------------------------------------------------------------
 
     def join(self, plan: Plan, instance: str) -> None:

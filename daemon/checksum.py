@@ -114,6 +114,11 @@ def _hash(nullable: Sequence[str], texts: Sequence[_Text], lengths: Sequence[str
     return f"CAST(CONV(LEFT(SHA2({row}, 256), 16), 16, 10) AS UNSIGNED)"
 
 
+def of_key(column: str) -> str:
+    """The hash of an integer key alone."""
+    return f"CAST(CONV(LEFT(SHA2({sql.quote(column)}, 256), 16), 16, 10) AS UNSIGNED)"
+
+
 def _short(text: _Text) -> str:
     if not text.long:
         return text.sql

@@ -53,6 +53,7 @@ from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own, take_turns
+from daemon.watch import Member, Watch
 
 InstanceState = Literal[
     "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed"
@@ -110,6 +111,7 @@ class Shared:
     """What all instances of a process have in common."""
 
     central: Central
+    watch: Watch
     seats: Seats
     migrating: Migrating
     beginning: Courtesy
@@ -170,6 +172,9 @@ class Instance:
 
         self.wake = asyncio.Event()
         """Set it to have the next pass now."""
+
+        self.news = asyncio.Event()
+        """Set by the shared scans when central has something for it."""
 
         self.stop = asyncio.Event()
         """Set when this instance is to leave: the process ends, or its settings have changed."""
@@ -273,8 +278,11 @@ class Instance:
         """How long ago the entity had last reached the head: at most so old is the first row that
         is not copied yet. 0 when it has reached it; while passes fail it grows. Of an entity that
         is compared whole: how old the last comparison is."""
-        age = max(0.0, self._clock() - self._caught_up_at.get(entity, self._began_at))
         motion = self.motions.get(entity)
+        at = self._caught_up_at.get(entity, self._began_at)
+        if motion is not None:
+            at = max(at, motion.quiet_at)
+        age = max(0.0, self._clock() - at)
         # What was true at the last turn is true, unless there should have been another one since.
         recent = age < max(_LONG_TURN_SECONDS, 3 * self.settings.poll_interval)
         follows = self.entities[entity].motion == "incremental"
@@ -374,12 +382,30 @@ class Instance:
             while not stop.is_set():
                 await wait_first(None, stop, self._whole_passes.free)
                 self.wake.clear()
+                self.news.clear()
                 self._turn_began_at = self._clock()
                 pause = await self._turn(stop, backoff)
                 self._turn_began_at = None
-                await wait_first(pause, stop, self.wake)
+                await self._wait(pause, stop)
         finally:
             await self.close()
+
+    async def _wait(self, pause: float, stop: asyncio.Event) -> None:
+        """Until the next turn: so long, or until there is news, but no less than a poll interval
+        after the last one."""
+        least = min(pause, jittered(self.settings.poll_interval))
+        if not await wait_first(least, stop, self.wake) and pause > least:
+            await wait_first(pause - least, stop, self.wake, self.news)
+
+    def _due_in(self) -> float:
+        """In how many seconds there is something to do that nobody will tell it of."""
+        now = self._clock()
+        waits = [self._heartbeat_at + HEARTBEAT_SECONDS - now]
+        waits += [motion.due_in for motion in self.motions.values()]
+        waits += [
+            self._retry_at[entity] - now for entity in self.errors if entity in self._retry_at
+        ]
+        return min(waits)
 
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
         """One pass with all that may come of it; the seconds to wait before the next."""
@@ -430,8 +456,8 @@ class Instance:
         failures = backoff.reset()
         if failures:
             self._log.info("recovered", after_errors=failures)
-        pause = 0.0 if result.more else jittered(self.settings.poll_interval)
-        return max(pause, self.throttle.seconds)
+        pause = max(jittered(self.settings.poll_interval), self._due_in())
+        return max(0.0 if result.more else pause, self.throttle.seconds)
 
     async def _let_go(self, error: WppSyncError) -> None:
         """After an error: leave the instance to another host, where that may do better."""
@@ -846,6 +872,7 @@ class Instance:
                 central=shared.central,
                 limits=shared.limits,
                 reach=self._learnt[entity.name].reach,
+                watched=self._watched(plan),
                 clock=self._clock,
             )
         if entity.hot is not None:
@@ -860,6 +887,13 @@ class Instance:
             metrics=self._metrics,
             clock=self._clock,
         )
+
+    def _watched(self, plan: Plan) -> Member | None:
+        """A place in the shared scans, where somebody makes them: for a loop."""
+        if not self.running or plan.new_ids is None:
+            return None
+        interval = self.settings.poll_interval
+        return self.shared.watch.join(plan.new_ids, self.name, self.news, interval)
 
     async def committer(
         self,

@@ -8,7 +8,7 @@ losing something is refused with a message that says why.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon import checksum, sql, values
 from daemon.db import Connection
@@ -141,6 +141,15 @@ class Plan:
     @property
     def local_keys(self) -> tuple[str, ...]:
         return tuple(pair.local for pair in self.pairs[: len(self.entity.key)])
+
+    @property
+    def new_ids(self) -> Sums | None:
+        """How central's new rows are counted for all owners at once; None where that cannot be told
+        from the table alone. The filter does not count: it is applied when they are copied."""
+        if self.entity.motion != "incremental" or self.entity.through is not None:
+            return None
+        row = checksum.of_key(self.central_key)
+        return replace(self.central_sums, row=row, where=None)
 
     def key(self, row: Row) -> Key:
         """The key of a row: its first columns."""

@@ -477,9 +477,10 @@ def _group(owner: str | None) -> str:
     )
 
 
-def chunk_sums(sums: Sums, names: Collection[str], bounds: Range, note: str) -> Statement:
-    """Of each owner's rows in a range: the owner's name (empty where nobody owns rows) and a full
-    stop, how many there are, and the XOR of their checksums."""
+def chunk_sums(sums: Sums, names: Collection[str] | None, bounds: Range, note: str) -> Statement:
+    """Of the rows of each of these owners in a range: the owner's name (empty where nobody owns
+    rows) and a full stop, how many there are, and the XOR of their checksums. None: of everybody's.
+    """
     whose = _group(sums.owner)
     inside = within(sums.key[0], bounds)
     chosen = sums.filter(names)

@@ -34,6 +34,10 @@ class Hot:
         self.rows = 0
         """How many there were the last time."""
 
+        self.swept_at = float("-inf")
+        """When the last comparison of all of them began that came to its end."""
+
+        self._began_at = clock()
         self._condition = condition
         self._sweeping = False
         self._below: int | None = None
@@ -66,6 +70,7 @@ class Hot:
             # beginning: the interval holds however long this takes.
             self.due_at = (self._clock() // self._interval + 1) * self._interval
             self._sweeping, self._below, self._seen = True, None, 0
+            self._began_at = self._clock()
         deadline = self._clock() + seconds
         while self._sweeping and not stop.is_set():
             await self._next_page(committer, repairing, bounds)
@@ -87,7 +92,7 @@ class Hot:
         if self._sweeping:
             self._below = parts(keys[-1])[0]
         else:
-            self.rows = self._seen
+            self.rows, self.swept_at = self._seen, self._began_at
 
     async def _compare(
         self, committer: Committer, repairing: Reconcile, bounds: Bounds, block: Mapping[Key, int]

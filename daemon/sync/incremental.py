@@ -18,6 +18,7 @@ from daemon.central import Central, Page, key_of
 from daemon.errors import RewoundError, TransientError
 from daemon.state import State
 from daemon.sync.commit import Committer, Step
+from daemon.watch import Member, Told
 
 _HIGHEST_KEY = (1 << 63) - 1
 
@@ -79,6 +80,9 @@ class Incremental:
     _SAVE_SECONDS = 30.0
     """So often a settled id that moved without any rows is written."""
 
+    _SAVE_WATCHED_SECONDS = 600.0
+    """The same, where only other instances' rows have moved it: a restart looks at those again."""
+
     _KEYS = 5_000
     """Keys compared at once when late rows are looked for."""
 
@@ -95,8 +99,10 @@ class Incremental:
         central: Central,
         limits: Limits,
         reach: Reach,
+        watched: Member | None,
         clock: Clock,
     ) -> None:
+        """`watched`: what the shared scans say; None: it has to look at everything by itself."""
         self.committer = committer
         self.plan = committer.plan
         self.position = committer.state.position
@@ -113,6 +119,14 @@ class Incremental:
         self._limits = limits
         self._reach = reach
         self._clock = clock
+        self._watched = watched
+        self._told: Told | None = None
+        self._suspect: int | None = None
+        """Above this id, and not above the position, may stand rows that came late."""
+
+        self._read_to = -_HIGHEST_KEY
+        """Up to here ids have to be read: the scans have told of something there, once."""
+
         self._resync_until: int | None = None
         self._begun = False
         self._looked_at = clock()
@@ -122,6 +136,30 @@ class Incremental:
     def state(self) -> State:
         """The state row as last read or written."""
         return self.committer.state
+
+    @property
+    def watched(self) -> bool:
+        """The shared scans know of all that has not settled here, and tell of what comes."""
+        return self._told is not None and self.settled >= self._told.base and not self.state.resync
+
+    @property
+    def looks_itself(self) -> float:
+        """How soon it has to look by itself for what nobody tells it of, in seconds; infinite where
+        the shared scans do."""
+        if self.watched:
+            return float("inf")
+        # What they tell of comes anyhow; what has not settled needs another look.
+        return 0.0 if self._told is None or self.state.resync else Central.LOOK_AGE
+
+    def leave(self) -> None:
+        """Nothing has to be told any more."""
+        if self._watched is not None:
+            self._watched.leave()
+
+    @property
+    def quiet_at(self) -> float:
+        """When the shared scans had nothing to tell that has not been heeded, as last looked."""
+        return self._watched.quiet_at if self._watched and self.watched else float("-inf")
 
     @property
     def progress(self) -> float | None:
@@ -149,16 +187,31 @@ class Incremental:
             await self._step_back_or_refuse(head.id)
         if self.state.resync and self._resync_until is None:
             self._resync_until = head.id
+        self._heed_scans(head.id)
         deadline = self._clock() + seconds
         await self._count()
         rows = await self._copy(head.id, stop, deadline) if head.id > self.position else 0
         if not stop.is_set():
             await self.committer.retry_if_due()
         late, deleted = await self._settle(stop, deadline)
-        more = self.position < head.id
-        if not more:
+        if self.position >= head.id:
             self.lag_rows = 0
+        more = self.position < head.id or self._suspect is not None
         return Step(rows, late, deleted, more)
+
+    def _heed_scans(self, head: int) -> None:
+        """Pass over ids that were scanned for all, and hold nothing for us."""
+        self._told = told = self._watched.take() if self._watched else None
+        if told is None:
+            return
+        suspect = told.suspect
+        if suspect is not None and suspect < self.position:
+            self._suspect = suspect if self._suspect is None else min(suspect, self._suspect)
+        if self.position >= max(told.base, self._read_to):
+            nothing_to = told.upto if suspect is None else suspect
+            self.position = max(self.position, min(nothing_to, head))
+        if suspect is not None:
+            self._read_to = told.upto  # perhaps not in this step
 
     async def save(self) -> None:
         """Write a settled id that moved in memory only; for a graceful stop."""
@@ -262,7 +315,12 @@ class Incremental:
         Returns how many rows came late, and how many were removed (only during a full resync).
         """
         late = deleted = 0
-        if self.settled < self.position:
+        if self._suspect is not None:
+            late += await self._look_at_suspects(stop, deadline)
+        if self._told is not None and self.watched:
+            if self._suspect is None:
+                self.settled = max(self.settled, min(self._told.vouched, self.position))
+        elif self.settled < self.position:
             # First the evidence, then the look, then the claim.
             sure = min(await self._sure(), self.position)
             while self.settled < sure and not stop.is_set() and self._clock() < deadline:
@@ -277,7 +335,8 @@ class Incremental:
             deleted += await self._remove_what_central_never_had()
         moved = self.settled > self.state.settled
         saved_at = self.committer.saved_at
-        if finished or (moved and self._clock() - saved_at >= self._SAVE_SECONDS):
+        pause = self._SAVE_WATCHED_SECONDS if self.watched else self._SAVE_SECONDS
+        if finished or (moved and self._clock() - saved_at >= pause):
             await self.committer.commit((), settled=self.settled, finished=finished)
         return late, deleted
 
@@ -285,6 +344,20 @@ class Incremental:
         """Up to here no transaction can add an id any more."""
         entity = self.plan.entity
         return await self._central.settled(entity.central, self.plan.central_key, self.settled)
+
+    async def _look_at_suspects(self, stop: asyncio.Event, deadline: float) -> int:
+        """Look where the shared scans have seen something that was not there before."""
+        assert self._suspect is not None  # noqa: S101 - the caller asks
+        late = 0
+        after = max(self.settled, self._suspect)
+        while after < self.position:
+            if stop.is_set() or self._clock() >= deadline:
+                self._suspect = after
+                return late
+            after, found, _ = await self._look(after, self.position, claim=False)
+            late += found
+        self._suspect = None
+        return late
 
     async def _look_at_tail(self, stop: asyncio.Event) -> int:
         late = 0

@@ -41,6 +41,13 @@ class Motion:
     _HOT_SECONDS = 0.5
     """So long a step compares hot rows, before new rows are looked for again."""
 
+    _PACE_SECONDS = 1.0
+    """So soon a comparison in the background that waits for its turn asks again."""
+
+    _SPREAD_SECONDS = 10.0
+    """A round begins for all instances within so long, so that the others' new rows are not kept
+    waiting by all of them at once; central's sums serve them all the same."""
+
     _SAVE_SECONDS = 30.0
     """So often the place of a running round is written."""
 
@@ -79,6 +86,8 @@ class Motion:
         entity: of one without a watermark nothing else changes."""
 
         self._interval = interval
+        share = zlib.crc32(committer.instance.encode()) % 1000 / 1000
+        self._spread = share * min(self._SPREAD_SECONDS, interval / 5)
         self._central = central
         self._metrics = metrics
         self._clock = clock
@@ -146,6 +155,38 @@ class Motion:
         return self.compared_at is not None and self.round is None
 
     @property
+    def quiet_at(self) -> float:
+        """When there was nothing to copy that is not copied, as last looked for all; long ago where
+        that is not known."""
+        if self.incremental is None or not self.caught_up:
+            return float("-inf")
+        return self.incremental.quiet_at
+
+    @property
+    def due_in(self) -> float:
+        """In how many seconds it has something to do that nobody will tell it of."""
+        now = self._clock()
+        waits = [self._round_due_at() - now]
+        if self.incremental is not None:
+            waits.append(self.incremental.looks_itself)
+        if self.hot is not None and (self.hot.rows or self.hot.swept_at <= self.committer.saved_at):
+            waits.append(self.hot.due_at - now)
+        if self.quarantined:
+            waits.append(self.committer.retry_at - now)
+        if self.asked is not None or self._derived_todo:
+            waits.append(0.0)
+        return max(0.0, min(waits))
+
+    def _round_due_at(self) -> float:
+        now = self._clock()
+        if self._asked_at is not None or (self.incremental is None and self.state.resync):
+            return now
+        if self.round is not None:
+            return now + self._PACE_SECONDS
+        current = self._current_round()
+        return current + self._spread + (self._interval if self._done >= current else 0.0)
+
+    @property
     def resync_progress(self) -> float | None:
         """How much of a full resync is done, from 0 to 1; None when none is under way."""
         if not self.state.resync:
@@ -211,6 +252,8 @@ class Motion:
     def leave(self) -> None:
         """This motion ends, another one may follow it."""
         self._central.leave(self.plan, self.committer.instance)
+        if self.incremental is not None:
+            self.incremental.leave()
 
     async def save(self) -> None:
         """Write what moved in memory only; for a graceful stop."""

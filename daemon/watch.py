@@ -1,0 +1,228 @@
+"""One look for all instances: whether central has anything new for them.
+
+Each incremental table's end is looked at every poll interval, and what is new is counted by
+instance (`daemon.ledger`). Only those who have something there are woken; the others' positions and
+settled ids move without a question. So what a thousand idle instances ask of central, and what they
+cost here, does not depend on how many they are.
+
+What it tells is a hint to look, or a proof that there is nothing to look for: rows are copied by
+the instances alone. Whoever has not joined, or whose settled id lies below what the scans know,
+looks for himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from daemon.aio import Clock
+from daemon.central import Central
+from daemon.errors import DatabaseError, internal
+from daemon.ledger import Ledger, Stretch
+from daemon.sql import Sums
+
+_ERROR_SECONDS = 1.0
+"""After trouble the next look follows so late; the instances have been told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the scans say to one instance about one table, up to now."""
+
+    base: int
+    """They know nothing of ids up to here."""
+
+    upto: int
+    """All ids up to here were scanned."""
+
+    vouched: int
+    """Up to here nothing can appear any more, and what has, was told of."""
+
+    suspect: int | None
+    """Above this id stand rows of the instance that nobody has told it of before, or that have
+    changed owner; None: none do."""
+
+
+class Member:
+    """One instance's place in the watch over one table."""
+
+    def __init__(
+        self, table: _Table, news: asyncio.Event, interval: float, leave: Callable[[Member], None]
+    ) -> None:
+        self.interval = interval
+        self._leave = leave
+        self._table = table
+        self._news = news
+        # What was scanned before is not known to concern it, nor that it does not.
+        self._suspect = None if table.ledger is None else table.ledger.base
+        self._quiet_at = float("-inf")
+
+    def tell(self, suspect: int | None) -> None:
+        """There is something above this id; None: nobody knows any more."""
+        if suspect is not None:
+            if self._suspect is None:
+                self._quiet_at = self._table.looked_at
+            self._suspect = suspect if self._suspect is None else min(self._suspect, suspect)
+        self._news.set()
+
+    def take(self) -> Told | None:
+        """What is known now; None where nobody looks. What it told of is told once: whoever takes
+        it and fails must join anew."""
+        ledger = self._table.ledger
+        if ledger is None:
+            return None
+        suspect, self._suspect = self._suspect, None
+        return Told(ledger.base, ledger.upto, ledger.vouched, suspect)
+
+    def leave(self) -> None:
+        """From now on nothing is looked for."""
+        self._leave(self)
+
+    @property
+    def quiet_at(self) -> float:
+        """When there was nothing to tell, as last looked, that was not taken."""
+        return self._table.looked_at if self._suspect is None else self._quiet_at
+
+
+class _Table:
+    """The watch over one table."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, list[Member]] = {}
+        self.ledger: Ledger | None = None
+        """None: nobody looks, or the last look has failed."""
+
+        self.looked_at = float("-inf")
+        """When the last look began that was done to its end."""
+
+        self.scanned_again_at = float("-inf")
+        self.trouble = False
+
+
+class Watch:
+    """The watch over all tables that somebody follows."""
+
+    AGAIN_SECONDS = 5.0
+    """So often what is unsettled is scanned again for rows that came late."""
+
+    AGAIN_IDS = 20_000
+    """At most so many of the newest ids; older ones when they settle."""
+
+    SCAN_IDS = 50_000
+    """So many ids are scanned by one statement."""
+
+    def __init__(self, central: Central, clock: Clock) -> None:
+        self._central = central
+        self._clock = clock
+        self._tables: dict[Sums, _Table] = {}
+        self._interval: float | None = None
+        self._log = structlog.get_logger()
+
+    def join(self, sums: Sums, instance: str, news: asyncio.Event, interval: float) -> Member:
+        """From now on `news` is set when the table has something for the instance; looked for
+        every `interval` seconds, or more often. `sums`: a plan's `new_ids`."""
+        table, owner = self._tables.setdefault(sums, _Table()), _owner(sums, instance)
+        member = Member(table, news, interval, lambda member: self._leave(sums, owner, member))
+        table.members.setdefault(owner, []).append(member)
+        self._interval = None
+        return member
+
+    def _leave(self, sums: Sums, owner: str, member: Member) -> None:
+        table = self._tables[sums]
+        table.members[owner].remove(member)
+        if not table.members[owner]:
+            del table.members[owner]
+        if not table.members:
+            del self._tables[sums]
+        self._interval = None
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks: what the most impatient wants."""
+        if self._interval is None:
+            tables = self._tables.values()
+            members = (each for table in tables for some in table.members.values() for each in some)
+            self._interval = min((each.interval for each in members), default=_ERROR_SECONDS)
+        return self._interval
+
+    async def look(self) -> float:
+        """Look at every table once; the seconds to wait before the next look.
+
+        Trouble with a table is told to those who follow it: they meet it themselves.
+        """
+        pause = self.interval
+        for sums, table in list(self._tables.items()):
+            try:
+                await self._look(sums, table)
+            except DatabaseError as error:
+                self._trouble(table, sums, error.code)
+                pause = max(pause, _ERROR_SECONDS)
+            except Exception as error:  # noqa: BLE001 - a bug here must not keep rows from anybody
+                told = internal(error)
+                self._log.error(
+                    "watch broke", table=sums.table, code=told.code, error=told.message,
+                    hint=told.hint,
+                )  # fmt: skip
+                self._trouble(table, sums, told.code)
+                pause = max(pause, _ERROR_SECONDS)
+        return pause
+
+    def _trouble(self, table: _Table, sums: Sums, code: str) -> None:
+        """From here on everybody looks for himself, until a look succeeds."""
+        table.ledger = None
+        if not table.trouble:
+            table.trouble = True
+            self._log.debug("watch interrupted", table=sums.table, code=code)
+            self._tell(table, table.members, None)
+
+    async def _look(self, sums: Sums, table: _Table) -> None:
+        began = self._clock()
+        head = (await self._central.head(sums.table, sums.key[0])).id
+        ledger = table.ledger
+        if ledger is None or head < ledger.upto:
+            table.ledger, table.trouble = Ledger(head), False
+            if ledger is not None:
+                self._tell(table, table.members, None)  # ids were taken away
+            ledger = table.ledger
+        while ledger.upto < head:
+            upto = min(head, ledger.upto + self.SCAN_IDS)
+            seen = await self._central.new_ids(sums, after=ledger.upto, upto=upto)
+            after = ledger.upto
+            self._tell(table, ledger.first(upto, seen), after)
+        if ledger.stretches:
+            await self._settle(sums, table, ledger)
+            await self._scan_again(sums, table, ledger)
+        table.looked_at = began
+
+    async def _settle(self, sums: Sums, table: _Table, ledger: Ledger) -> None:
+        """First the evidence, then the scan, then the claim."""
+        sure = await self._central.settled(sums.table, sums.key[0], ledger.vouched)
+        for stretch in ledger.settled(sure):
+            await self._scan(sums, table, ledger, stretch)
+            ledger.vouch(stretch)
+
+    async def _scan_again(self, sums: Sums, table: _Table, ledger: Ledger) -> None:
+        if self._clock() - table.scanned_again_at < self.AGAIN_SECONDS:
+            return
+        for stretch in list(ledger.stretches):
+            if stretch.upto > ledger.upto - self.AGAIN_IDS:
+                await self._scan(sums, table, ledger, stretch)
+        table.scanned_again_at = self._clock()
+
+    async def _scan(self, sums: Sums, table: _Table, ledger: Ledger, stretch: Stretch) -> None:
+        seen = await self._central.new_ids(sums, after=stretch.after, upto=stretch.upto)
+        self._tell(table, ledger.again(stretch, seen), stretch.after)
+
+    @staticmethod
+    def _tell(table: _Table, names: Iterable[str], suspect: int | None) -> None:
+        for name in names:
+            for member in table.members.get(name, ()):
+                member.tell(suspect)
+
+
+def _owner(sums: Sums, instance: str) -> str:
+    """Under which name the instance's rows are counted: none where rows are everybody's."""
+    return instance if sums.owner is not None else ""
