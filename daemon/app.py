@@ -127,6 +127,7 @@ class Parts:
             beginning=self._beginning,
             limits=Limits(rows=sync.batch_rows, bytes=sync.batch_bytes),
             intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
+            rest_after=sync.rest_after,
             backoff_max=sync.backoff_max,
             clock=self._clock,
             metrics=self.metrics,
@@ -258,6 +259,7 @@ class _Process:
             notifying = group.create_task(self._tell_manager(), name="notify")
             looking = group.create_task(self._look_on(), name="look on")
             watching = group.create_task(self._watch(), name="watch")
+            comparing = group.create_task(self._compare(), name="compare")
             await self._stop.wait()
             self._notifier.tell("STOPPING=1", EXTEND)
             clock = asyncio.get_running_loop().time
@@ -282,6 +284,7 @@ class _Process:
             notifying.cancel()
             looking.cancel()
             watching.cancel()
+            comparing.cancel()
 
     def _migrating(self) -> list[str]:
         """The statements of migrations that are under way: they are waited for."""
@@ -330,6 +333,12 @@ class _Process:
         """Look for all instances whether central has anything new; of central as it is now."""
         while True:
             pause = await self._built.watch.look()
+            await asyncio.sleep(pause)
+
+    async def _compare(self) -> None:
+        """Ask for all instances that rest whether central still has what they know."""
+        while True:
+            pause = await self._built.watch.compare()
             await asyncio.sleep(pause)
 
     def _leave(self, number: signal.Signals) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -422,8 +422,35 @@ class Central:
         """Of each owner who has rows in (after, upto]: how many, and the XOR of their hashes."""
         bounds = Range(after + 1, upto + 1)
         statement = sql.chunk_sums(sums, None, bounds, f"new ids {sums.table}")
-        found = _by_owner(await self._fetch("new_ids", statement))
-        return {owner.decode("utf-8", "replace"): each for owner, each in found.items()}
+        return _told(_by_owner(await self._fetch("new_ids", statement)))
+
+    async def totals(self, sums: Sums) -> dict[str, Sum]:
+        """Of each owner who has rows in the table: how many, and the XOR of their checksums. A walk
+        at the pace of comparisons in the background."""
+        found: dict[bytes, Sum] = {}
+        bounds = grid.top_chunk((await self.head(sums.table, sums.key[0])).id)
+        while True:
+            asked_at = self._clock()
+            statement = sql.chunk_sums(sums, None, bounds, f"checksums {sums.table}")
+            rows = _by_owner(await self._fetch("checksum", statement))
+            _add(found, rows)
+            if bounds.low is None:
+                break
+            counted = sum(count for count, _ in rows.values())
+            self._learn(sums.table, bounds, counted, self._clock() - asked_at)
+            await asyncio.sleep(max(0.0, self._next_chunk_at[sums.table] - self._clock()))
+            bounds = grid.chunk_below(bounds.low, self._shifts[sums.table])
+        return _told(found)
+
+    async def sums_of_keys(self, sums: Sums, keys: Sequence[Key]) -> dict[str, Sum]:
+        """Of each owner of the rows with these keys: how many there are, and the XOR of their
+        checksums."""
+        found: dict[bytes, Sum] = {}
+        for start in range(0, len(keys), self.GATHER_KEYS):
+            some = keys[start : start + self.GATHER_KEYS]
+            rows = await self._fetch("hot", sql.key_sums(sums, some, f"hot {sums.table}"))
+            _add(found, _by_owner(rows))
+        return _told(found)
 
     # --- reconcile ------------------------------------------------------------------------------
 
@@ -658,6 +685,17 @@ def _by_owner(rows: Sequence[Row]) -> dict[bytes, Sum]:
     return {
         (whose or b".")[:-1]: (int(count or 0), int(total or 0)) for whose, count, total in rows
     }
+
+
+def _add(total: dict[bytes, Sum], more: Mapping[bytes, Sum]) -> None:
+    for owner, (count, xor) in more.items():
+        before = total.get(owner, NOTHING)
+        total[owner] = (before[0] + count, before[1] ^ xor)
+
+
+def _told(sums: Mapping[bytes, Sum]) -> dict[str, Sum]:
+    # Nobody here has a name that is no utf8mb4: what becomes of it does not matter.
+    return {owner.decode("utf-8", "replace"): each for owner, each in sums.items()}
 
 
 def key_of(row: Row) -> int:

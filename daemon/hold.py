@@ -62,6 +62,10 @@ class Hold:
         """Connections of daemons that asked for it: the one that it was given to, and one that was
         given it and did not take it. A frozen daemon asks until its lock is lost."""
 
+        self._resting = False
+        self._taken = asyncio.Event()
+        """There is a connection to be kept."""
+
         self._log = structlog.get_logger().bind(instance=settings.name)
 
     @property
@@ -84,12 +88,15 @@ class Hold:
         except StandbyError as standby:
             self._given_to = None
             self.copier = await hosts.read(connection, self._note)
+            self._resting = False
             await self._ask_for_it(connection, daemon=daemon)
             raise self._by_name(standby) from None
         except BaseException:
             await self.release()
             raise
         self.connection, self._waiting = connection, None
+        self._resting = False
+        self._taken.set()
         if daemon and not self._seats.take(self._settings.name):
             raise await self._no_room()  # another one has had the last place meanwhile
         self._did_not_come = (self._given_to, self._clock())
@@ -100,7 +107,8 @@ class Hold:
     async def _standing_by(self, *, daemon: bool) -> Connection:
         """A connection that may ask for the lock. Raises StandbyError when this daemon has enough
         to do."""
-        self._seats.lose(self._settings.name)
+        if not self._resting:
+            self._seats.lose(self._settings.name)
         if daemon and not self._seats.room(self._settings.name):
             raise await self._no_room()
         if self._waiting is None or not self._waiting.usable:
@@ -126,6 +134,7 @@ class Hold:
         if not daemon:
             await self.release()
             return
+        await self._lock.stand_by(connection, wanted=True)
         name, theirs = self._settings.name, 0 if self.copier is None else self.copier.instances
         wanted = self._seats.wish(name, theirs)
         if wanted and self._asked_with is None and not await self._fit(connection):
@@ -165,6 +174,8 @@ class Hold:
         # Those of all instances spread over the interval.
         pause = _KEEP_SECONDS * random.random()  # noqa: S311 - nothing secret depends on it
         while not await wait_first(pause, stop):
+            if not await wait_first(None, self._taken, stop) or stop.is_set():
+                return
             pause = _KEEP_SECONDS
             connection = self.connection
             if connection is None or not connection.usable:
@@ -186,12 +197,30 @@ class Hold:
         known, at = self._did_not_come
         return who == known and self._clock() - at < _SLOW_SECONDS
 
+    async def rest(self, connection: Connection) -> bool:
+        """Close the connection, and with it the lock, but stay who copies the instance; unless
+        another daemon waits for it, which would take it at once."""
+        if await self._lock.stood_by(connection):
+            return False
+        self.connection, self._resting = None, True
+        self._taken.clear()
+        try:
+            await self._lock.release(connection)
+        finally:
+            await connection.close()
+        return True
+
+    async def was_ours(self, connection: Connection) -> bool:
+        """Nobody else has copied the instance since we did."""
+        return hosts.is_us(await hosts.read(connection, self._note))
+
     def abandon(self) -> None:
         """Give it back without a word: the server sees that the connection is gone."""
         held, self.connection = self.connection, None
         waiting, self._waiting = self._waiting, None
         self._seats.leave(self._settings.name)
-        self.asked_for = False
+        self.asked_for = self._resting = False
+        self._taken.clear()
         for connection in (held, waiting):
             if connection is not None:
                 connection.discard()
@@ -201,7 +230,8 @@ class Hold:
         held, self.connection = self.connection, None
         waiting, self._waiting = self._waiting, None
         self._seats.leave(self._settings.name)
-        self.asked_for = False
+        self.asked_for = self._resting = False
+        self._taken.clear()
         try:
             if held is not None:
                 await self._lock.release(held)

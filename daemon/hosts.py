@@ -118,6 +118,15 @@ class Seats:
         return True
 
 
+def is_us(copier: Copier | None) -> bool:
+    """Whether this is what this process writes of itself."""
+    return copier is not None and (copier.host, copier.pid) == _us()
+
+
+def _us() -> tuple[str, int]:
+    return socket.gethostname()[:255], os.getpid()
+
+
 async def read(connection: Connection, note: str) -> Copier | None:
     """Who copies it, as he has written it; he may be gone since."""
     return await _read(connection, _COPIER, note)
@@ -158,7 +167,7 @@ async def _read(connection: Connection, which: int, note: str) -> Copier | None:
 
 
 async def _write(connection: Connection, which: int, seats: Seats, note: str) -> None:
-    us = (socket.gethostname()[:255], os.getpid(), seats.version[:50], seats.taken)
+    us = (*_us(), seats.version[:50], seats.taken)
     try:
         await connection.execute(
             Statement(

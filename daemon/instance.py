@@ -49,7 +49,7 @@ from daemon.sync.commit import Committed, Committer
 from daemon.sync.derived import DerivedTable
 from daemon.sync.hot import Hot
 from daemon.sync.incremental import Incremental, Limits, Reach
-from daemon.sync.motion import Motion
+from daemon.sync.motion import Motion, Resting
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own, take_turns
@@ -88,6 +88,10 @@ HEARTBEAT_SECONDS = 15.0
 """The state rows are looked at so often: an idle local connection stays open, and a reset made
 elsewhere is seen, also while nothing can be written."""
 
+REST_SECONDS = 900.0
+"""An instance that rests opens its connection so often all the same, and sees whether somebody has
+changed its state, its orders or its tables."""
+
 SCHEMA_RETRY_SECONDS = 15.0
 """So often an entity is tried again whose tables are not as they must be."""
 
@@ -120,6 +124,7 @@ class Shared:
 
     limits: Limits
     intervals: Intervals
+    rest_after: float
     backoff_max: float
     clock: Clock
     metrics: Metrics
@@ -154,6 +159,9 @@ class Instance:
         self.migrator = Migrator(self.name, shared.migrating, shared.metrics)
         self.motions: dict[str, Motion] = {}
         """The entities that are under way; one that cannot go on is in `entity_errors` instead."""
+
+        self.resting: dict[str, Resting] = {}
+        """The same, while the local connection is closed because there was nothing to do."""
 
         self.states: dict[str, State] = {}
         """The state rows as last read or written."""
@@ -218,6 +226,8 @@ class Instance:
 
         self._heartbeat_at = self._began_at = self._clock()
         self._caught_up_at: dict[str, float] = {}
+        self._active_at = float("-inf")
+        """When something was written last, or was asked for."""
 
     @property
     def server(self) -> str:
@@ -260,6 +270,11 @@ class Instance:
         return self.hold.usable
 
     @property
+    def copies(self) -> bool:
+        """This process copies the instance, though it may have closed its connection for now."""
+        return self.hold.usable or bool(self.resting)
+
+    @property
     def reads_anew(self) -> bool:
         """Somebody has changed state or orders, and they have not been read again yet."""
         return self._reads_done != self._reads_asked
@@ -278,7 +293,7 @@ class Instance:
         """How long ago the entity had last reached the head: at most so old is the first row that
         is not copied yet. 0 when it has reached it; while passes fail it grows. Of an entity that
         is compared whole: how old the last comparison is."""
-        motion = self.motions.get(entity)
+        motion = self.motions.get(entity) or self.resting.get(entity)
         at = self._caught_up_at.get(entity, self._began_at)
         if motion is not None:
             at = max(at, motion.quiet_at)
@@ -291,7 +306,7 @@ class Instance:
 
     def compared_at(self, entity: str) -> float | None:
         """When both sides of an entity were last compared whole, in seconds since 1970."""
-        motion = self.motions.get(entity)
+        motion = self.motions.get(entity) or self.resting.get(entity)
         if motion is None or motion.compared_once_at is None:
             return None
         return time.time() - (self._clock() - motion.compared_once_at)
@@ -304,9 +319,17 @@ class Instance:
             self.name,
             self.state,
             {name: self._seen(name) for name in self.entities} if copies else {},
-            last_success_timestamp_seconds=self.recent.succeeded_at,
+            last_success_timestamp_seconds=self._succeeded_at(),
             migrations_pending=len(pending) if copies and pending is not None else None,
         )
+
+    def _succeeded_at(self) -> float | None:
+        """When all was last known to be well, in seconds since 1970."""
+        at, looked = self.recent.succeeded_at, self._clock()
+        if not self.resting or at is None:
+            return at
+        members = [each.quiet_at for each in self.resting.values() if each.member is not None]
+        return max(at, time.time() - (looked - min(members, default=float("-inf"))))
 
     def _seen(self, entity: str) -> EntitySeen:
         motion, error = self.motions.get(entity), self.entity_errors.get(entity)
@@ -319,6 +342,17 @@ class Instance:
             entity_failed=int(entity in self.errors),
             entity_paused=int(paused),
         )
+        if (resting := self.resting.get(entity)) is not None:
+            return replace(
+                common,
+                lag_rows=0 if follows else None,
+                last_synced_id=resting.state.last_synced_id if follows else None,
+                settled_id=resting.settled if follows else None,
+                compared_timestamp_seconds=self.compared_at(entity),
+                reconcile_progress_ratio=1.0,
+                resync_progress_ratio=1.0,
+                hot_rows=resting.hot_rows,
+            )
         if motion is None:
             return common
         resynced = motion.resync_progress
@@ -331,7 +365,7 @@ class Instance:
             compared_timestamp_seconds=self.compared_at(entity),
             reconcile_progress_ratio=1.0 if motion.round is None else motion.round.progress,
             resync_progress_ratio=1.0 if resynced is None else resynced,
-            hot_rows=motion.hot.rows if motion.hot else None,
+            hot_rows=motion.hot_rows,
         )
 
     def expect_new_rows(self) -> None:
@@ -456,8 +490,73 @@ class Instance:
         failures = backoff.reset()
         if failures:
             self._log.info("recovered", after_errors=failures)
+        return await self._pause_after(result)
+
+    async def _pause_after(self, result: PassResult) -> float:
+        """The seconds to wait after a pass that went well."""
+        if result.more:
+            return self.throttle.seconds
+        if await self._rest():
+            return self._rest_seconds()
         pause = max(jittered(self.settings.poll_interval), self._due_in())
-        return max(0.0 if result.more else pause, self.throttle.seconds)
+        return max(pause, self.throttle.seconds)
+
+    # --- rest -----------------------------------------------------------------------------------
+
+    async def _rest(self) -> bool:
+        """Close the local connection, where there has been nothing to do for a while and the shared
+        scans tell when there is; whether it is closed."""
+        if not self._may_rest():
+            return False
+        async with self._busy:
+            connection = self.hold.connection
+            try:
+                for motion in self.motions.values():
+                    await motion.save()
+                self.state = "idle"  # that was no syncing
+                if connection is None or not self._may_rest():
+                    return False
+                if not await self.hold.rest(connection):
+                    self._active_at = self._clock()
+                    return False
+            except WppSyncError as error:
+                # The next turn meets it, and starts from the state rows.
+                self._log.debug("not at rest", error=error.message)
+                self._forget_motions()
+                return False
+            watch, hot = self.shared.watch, self.shared.intervals.hot
+            self.resting = {
+                name: motion.rest(watch, self.news, hot) for name, motion in self.motions.items()
+            }
+            self.motions.clear()
+            self._ready = False
+        self._log.debug("at rest")
+        return True
+
+    def _may_rest(self) -> bool:
+        return (
+            self.running
+            and self.state == "idle"
+            and not self.errors
+            and not self._somebody_waits()
+            and not self.wake.is_set()
+            and not self.reads_anew
+            and not self._compare_whole
+            and bool(self.motions)
+            and self._clock() - self._active_at >= self.shared.rest_after
+            and self.motions.keys() == self.entities.keys() - self.orders.pauses.keys()
+            and all(motion.can_rest for motion in self.motions.values())
+        )
+
+    def _rest_seconds(self) -> float:
+        rounds = [each.round_due_at for each in self.resting.values()]
+        due = min((at for at in rounds if at is not None), default=float("inf"))
+        return min(jittered(REST_SECONDS), max(0.0, due - self._clock()))
+
+    def _end_rest(self) -> None:
+        for resting in self.resting.values():
+            resting.end()
+        self.resting = {}
 
     async def _let_go(self, error: WppSyncError) -> None:
         """After an error: leave the instance to another host, where that may do better."""
@@ -491,6 +590,7 @@ class Instance:
 
     def forget_what_others_change(self) -> None:
         """Another daemon copies it: what was true here is not any more."""
+        self._end_rest()
         self.states = {}
         self.quarantined = {}
         self.entity_errors.clear()
@@ -531,6 +631,7 @@ class Instance:
         try:
             motions = dict(self.motions)
             self._forget_motions()
+            self._end_rest()
             try:
                 for motion in motions.values():
                     if self.hold.usable:
@@ -556,6 +657,7 @@ class Instance:
         in the result and in `entity_errors`.
         """
         whole, done = PassResult(), set(skip)
+        self._active_at = self._clock()
         with self._whole_passes:
             while not stop.is_set():
                 turn = await self.take_turn(stop, skip)
@@ -670,6 +772,8 @@ class Instance:
         self._metrics.rows.labels(*labels, "delete").inc(commit.deleted)
         self._metrics.batch_duration.labels(commit.entity).observe(commit.seconds)
         self.rows_written += commit.rows
+        if commit.rows or commit.deleted:
+            self._active_at = self._clock()
         if commit.late:
             self._metrics.late_rows.labels(*labels).inc(commit.late)
             self._log.info("late rows copied", entity=commit.entity, rows=commit.late)
@@ -718,18 +822,28 @@ class Instance:
         """The local connection with the lock on it."""
         if self.stop.is_set():
             raise StoppedError(f"{self.name} is being stopped or restarted", hint="say it again")
-        if not self.hold.usable:
+        had_it = self.hold.usable
+        if not had_it:
             self._forget_motions()
             self._ready = False
-            if self._central_failed_at != float("-inf"):
+            if self.resting or self._central_failed_at != float("-inf"):
                 await self.shared.central.alive()  # else another host's chance is better
         connection = await self.hold.take(daemon=self.running)
+        if self.resting and not had_it:
+            await self._wake_up(connection)
         if self.state == "standby":
             self.state = "starting"  # it stands by no more
             self._caught_up_at.clear()
             self._began_at = self._clock()
         await self.hold.tell_who_copies(connection)
         return connection
+
+    async def _wake_up(self, connection: Connection) -> None:
+        """What was known before the rest counts, unless somebody else has copied meanwhile."""
+        self._log.debug("wakes up")
+        self._active_at = self._clock()
+        if not await self.hold.was_ours(connection):
+            self._end_rest()
 
     async def _heed(self, connection: Connection) -> None:
         """Do what an operator has said since. Raises PausedError."""
@@ -745,6 +859,7 @@ class Instance:
         if before != self.orders:
             self._log.info("orders changed", **self._words(self.orders))
         if self.orders.pause is not None:
+            self._end_rest()
             for motion in self.motions.values():
                 with suppress(StateMovedError):
                     await motion.save()
@@ -852,6 +967,7 @@ class Instance:
                 if not is_entitys_own(error):
                     raise
                 self._entity_failed(entity.name, error)
+        self._end_rest()  # of those that have failed, or are paused
 
     async def _motion(self, connection: Connection, entity: Entity) -> Motion:
         source, plan = await self._tables(connection, entity)
@@ -872,7 +988,7 @@ class Instance:
                 central=shared.central,
                 limits=shared.limits,
                 reach=self._learnt[entity.name].reach,
-                watched=self._watched(plan),
+                watched=self._watched(plan, self.states[entity.name]),
                 clock=self._clock,
             )
         if entity.hot is not None:
@@ -888,10 +1004,16 @@ class Instance:
             clock=self._clock,
         )
 
-    def _watched(self, plan: Plan) -> Member | None:
-        """A place in the shared scans, where somebody makes them: for a loop."""
+    def _watched(self, plan: Plan, known: State) -> Member | None:
+        """A place in the shared scans, where somebody makes them: for a loop. The one that was kept
+        while it rested tells what has come since the state row was left."""
         if not self.running or plan.new_ids is None:
             return None
+        rested = self.resting.get(known.entity)
+        if rested is not None and rested.member is not None and known.same(rested.state):
+            del self.resting[known.entity]
+            rested.end(member=False)
+            return rested.member
         interval = self.settings.poll_interval
         return self.shared.watch.join(plan.new_ids, self.name, self.news, interval)
 

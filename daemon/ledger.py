@@ -24,6 +24,51 @@ Sum = tuple[int, int]
 _NONE: Sum = (0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the scans say to one instance about one table, up to now."""
+
+    base: int
+    """They know nothing of ids up to here."""
+
+    upto: int
+    """All ids up to here were scanned."""
+
+    vouched: int
+    """Up to here nothing can appear any more, and what has, was told of."""
+
+    suspect: int | None
+    """Above this id stand rows of the instance that nobody has told it of before, or that have
+    changed owner; None: none do."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one instance still has to read by itself, by what it was told."""
+
+    suspect: int | None = None
+    """Above this id, and not above the position, may stand rows that came late."""
+
+    read_to: int | None = None
+    """Up to here ids have to be read: something was told of there, and it is told once."""
+
+    def heed(self, told: Told, position: int, head: int) -> int:
+        """The position from which on to read, not above `head`."""
+        suspect = told.suspect
+        if suspect is not None and suspect < position:
+            self.suspect = suspect if self.suspect is None else min(suspect, self.suspect)
+        if position >= told.base and not self.unread(position):
+            nothing_to = told.upto if suspect is None else suspect
+            position = max(position, min(nothing_to, head))
+        if suspect is not None:
+            self.read_to = told.upto
+        return position
+
+    def unread(self, position: int) -> bool:
+        """Ids above the position have been told of and not read yet."""
+        return self.read_to is not None and position < self.read_to
+
+
 @dataclass(slots=True)
 class Stretch:
     """Ids in (after, upto], and each owner's rows in them as last scanned."""

@@ -27,6 +27,7 @@ VERB_SILENCE_SECONDS = 120
 a long statement of central's."""
 
 _ASKED_FOR = "wpp-next."
+_STOOD_BY = "wpp-wait."
 
 
 def lock_name(database: str, prefix: str = "wpp-sync.") -> str:
@@ -53,10 +54,11 @@ class Lock:
     def __init__(self, instance: str, database: str, clock: Clock) -> None:
         self.name = lock_name(database)
         self._next = lock_name(database, _ASKED_FOR)
+        self._wait = lock_name(database, _STOOD_BY)
         self._server = f"local {instance}"
         self._note = f"{instance} lock"
         self._database = database
-        self._asking = False
+        self._asking = self._waiting = False
         self._known: Connection | None = None
         self._clock = clock
         self._ours: set[int] = set()
@@ -70,7 +72,7 @@ class Lock:
         """Become the instance's only copier, or raise StandbyError."""
         if connection is not self._known:
             await self._forget_what_a_restart_ended(connection)
-            self._known, self._asking = connection, False
+            self._known, self._asking, self._waiting = connection, False, False
         # Before it is asked: the answer may be lost on its way.
         self._ours.add(connection.thread_id)
         for _ in range(20):
@@ -78,6 +80,7 @@ class Lock:
             if got == b"1":
                 self._ours = {connection.thread_id}
                 await self.ask(connection, wanted=False)  # others may ask us for it from here on
+                await self.stand_by(connection, wanted=False)
                 return
             held_by = await holder(connection, self._database, self._note)
             if held_by is None:
@@ -113,6 +116,20 @@ class Lock:
             await connection.execute(sql.release_lock(self._next, self._note))
             self._asking = False
         return self._asking
+
+    async def stand_by(self, connection: Connection, *, wanted: bool) -> None:
+        """Be seen to wait for it, or no more. One of those who wait is enough."""
+        if wanted and not self._waiting:
+            ((got,),) = await connection.fetch(sql.get_lock(self._wait, self._note))
+            self._waiting = got == b"1"
+        elif self._waiting and not wanted:
+            await connection.execute(sql.release_lock(self._wait, self._note))
+            self._waiting = False
+
+    async def stood_by(self, connection: Connection) -> bool:
+        """Whether another daemon waits for the lock that we have."""
+        ((by,),) = await connection.fetch(sql.is_used_lock(self._wait, self._note))
+        return by is not None and int(by) != connection.thread_id
 
     async def asked_by(self, connection: Connection) -> int | None:
         """The connection of another daemon that asks for the lock that we have, if one does."""

@@ -37,7 +37,7 @@ from daemon.migrations.journal import Applied
 from daemon.orders import Orders, Pause
 from daemon.state import State
 from daemon.sync import quarantine
-from daemon.sync.motion import Motion
+from daemon.sync.motion import Motion, Resting
 from daemon.sync.quarantine import Entry
 from daemon.sync.reconcile import Tally
 from daemon.sync.run import PassResult
@@ -247,7 +247,7 @@ async def _order(
         raise
     instance.look_at_orders()
     # A pause that is announced is one: nothing is written any more when this returns.
-    here = instance.locked
+    here = instance.copies
     at_once = here and await instance.turn_is_over(_HEEDED_SECONDS)
     return {"instance": instance.name, **told_orders(now), "at_once": at_once, "copied_here": here}
 
@@ -517,6 +517,7 @@ def _status(instance: Instance, now: str, error: WppSyncError | None) -> dict[st
 
 def _entity_status(instance: Instance, name: str, known: State | None) -> dict[str, Any]:
     motion = instance.motions.get(name)
+    at = motion or instance.resting.get(name)
     error = instance.errors.get(name)
     follows = instance.entities[name].motion == "incremental"
     here = instance.running and instance.state != "standby"
@@ -527,33 +528,35 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "last_synced_id": known.last_synced_id if known else unknown,
         "last_synced_at": iso(known.last_synced_at) if known else None,
         "settled_id": motion.settled if motion else known.settled if known else unknown,
-        "position": motion.position if motion else known.position if known else unknown,
-        "head": motion.head if motion and follows else None,
-        "lag_rows": motion.lag_rows if motion and follows else None,
+        "position": at.position if at else known.position if known else unknown,
+        "head": at.head if at and follows else None,
+        "lag_rows": at.lag_rows if at and follows else None,
         "lag_seconds": (round(instance.lag_seconds(name), 3) if here or instance.opened else None),
         "rewound": isinstance(error, RewoundError) or (known is not None and known.rewound),
         "resync": known.resync if known else False,
         "resync_progress": _rounded(motion.resync_progress if motion else None),
         "eta_seconds": _rounded(motion.eta_seconds if motion else None),
-        "reconcile": _reconcile_status(motion, instance.compared_at(name)),
+        "reconcile": _reconcile_status(motion, at, instance.compared_at(name)),
         "quarantined": instance.quarantined.get(name, 0),
         "paused": _told_pause(instance.orders.pauses.get(name)),
         "error": None if error is None else error_object(error),
     }
 
 
-def _reconcile_status(motion: Motion | None, compared_at: float | None) -> dict[str, Any] | None:
+def _reconcile_status(
+    motion: Motion | None, at: Motion | Resting | None, compared_at: float | None
+) -> dict[str, Any] | None:
     """The comparison that is under way, if one is, and when the last one ended; from memory."""
-    if motion is None:
+    if at is None:
         return None
-    running = motion.asked or motion.round
+    running = (motion.asked or motion.round) if motion else None
     return {
         "running": running is not None,
-        "asked": motion.asked is not None,
+        "asked": motion is not None and motion.asked is not None,
         "progress": _rounded(running.progress if running else None),
         "differences": running.tally.differences if running else 0,
         "compared_at": None if compared_at is None else _iso_seconds(compared_at),
-        "hot_rows": motion.hot.rows if motion.hot else 0,
+        "hot_rows": at.hot_rows or 0,
     }
 
 

@@ -13,37 +13,20 @@ looks for himself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
 from daemon.aio import Clock
-from daemon.central import Central
+from daemon.central import NOTHING, Central, Sum
 from daemon.errors import DatabaseError, internal
-from daemon.ledger import Ledger, Stretch
-from daemon.sql import Sums
+from daemon.ledger import Ledger, Stretch, Told
+from daemon.sql import Key, Sums
+
+_LEAST_SECONDS = 0.1
 
 _ERROR_SECONDS = 1.0
 """After trouble the next look follows so late; the instances have been told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What the scans say to one instance about one table, up to now."""
-
-    base: int
-    """They know nothing of ids up to here."""
-
-    upto: int
-    """All ids up to here were scanned."""
-
-    vouched: int
-    """Up to here nothing can appear any more, and what has, was told of."""
-
-    suspect: int | None
-    """Above this id stand rows of the instance that nobody has told it of before, or that have
-    changed owner; None: none do."""
 
 
 class Member:
@@ -58,13 +41,16 @@ class Member:
         self._news = news
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
+        self._heeded = False
+        """Nothing was told since the last `take`."""
+
         self._quiet_at = float("-inf")
 
     def tell(self, suspect: int | None) -> None:
         """There is something above this id; None: nobody knows any more."""
+        if self._heeded:
+            self._heeded, self._quiet_at = False, self._table.looked_at
         if suspect is not None:
-            if self._suspect is None:
-                self._quiet_at = self._table.looked_at
             self._suspect = suspect if self._suspect is None else min(self._suspect, suspect)
         self._news.set()
 
@@ -74,7 +60,7 @@ class Member:
         ledger = self._table.ledger
         if ledger is None:
             return None
-        suspect, self._suspect = self._suspect, None
+        suspect, self._suspect, self._heeded = self._suspect, None, True
         return Told(ledger.base, ledger.upto, ledger.vouched, suspect)
 
     def leave(self) -> None:
@@ -84,7 +70,7 @@ class Member:
     @property
     def quiet_at(self) -> float:
         """When there was nothing to tell, as last looked, that was not taken."""
-        return self._table.looked_at if self._suspect is None else self._quiet_at
+        return self._table.looked_at if self._heeded else self._quiet_at
 
 
 class _Table:
@@ -100,6 +86,37 @@ class _Table:
 
         self.scanned_again_at = float("-inf")
         self.trouble = False
+
+
+class Standing:
+    """What an instance that rests takes central to have: this sum, over these keys or over all of
+    its rows. It is told when that is not so any more."""
+
+    def __init__(
+        self,
+        sums: Sums,
+        instance: str,
+        keys: Collection[Key] | None,
+        expected: Sum,
+        news: asyncio.Event,
+        interval: float,
+        leave: Callable[[Standing], None],
+    ) -> None:
+        self.sums = sums
+        self.owner = _owner(sums, instance)
+        self.keys = keys
+        self.expected = expected
+        self.news = news
+        self.interval = interval
+        self.due_at = float("-inf")
+        self.held_at: float | None = None
+        """When it was last so, in seconds of the clock; None: not asked yet."""
+
+        self._leave = leave
+
+    def leave(self) -> None:
+        """From now on it is not asked."""
+        self._leave(self)
 
 
 class Watch:
@@ -119,6 +136,7 @@ class Watch:
         self._clock = clock
         self._tables: dict[Sums, _Table] = {}
         self._interval: float | None = None
+        self._standings: dict[tuple[Sums, bool], set[Standing]] = {}
         self._log = structlog.get_logger()
 
     def join(self, sums: Sums, instance: str, news: asyncio.Event, interval: float) -> Member:
@@ -169,6 +187,55 @@ class Watch:
                 self._trouble(table, sums, told.code)
                 pause = max(pause, _ERROR_SECONDS)
         return pause
+
+    def expect(
+        self,
+        sums: Sums,
+        instance: str,
+        keys: Collection[Key] | None,
+        expected: Sum,
+        news: asyncio.Event,
+        interval: float,
+    ) -> Standing:
+        """From now on `news` is set when central's rows of the instance do not add up to this any
+        more; asked every `interval` seconds, for all that wait for the same table at once."""
+        group = (sums, keys is None)
+        standing = Standing(sums, instance, keys, expected, news, interval, self._standings_leave)
+        self._standings.setdefault(group, set()).add(standing)
+        return standing
+
+    def _standings_leave(self, standing: Standing) -> None:
+        group = (standing.sums, standing.keys is None)
+        self._standings[group].discard(standing)
+        if not self._standings[group]:
+            del self._standings[group]
+
+    async def compare(self) -> float:
+        """Ask for what those who rest expect, where it is time; the seconds until the next time."""
+        for (sums, whole), standings in list(self._standings.items()):
+            now = self._clock()
+            due = [each for each in standings if each.due_at <= now]
+            for each in due:
+                # At the same moments for all, so that one walk serves them.
+                each.due_at = (now // each.interval + 1) * each.interval
+            if not due:
+                continue
+            try:
+                found = await (self._central.totals(sums) if whole else self._of_keys(sums, due))
+            except DatabaseError:
+                found = None  # whoever rests should see it for himself
+            for each in due:
+                if found is not None and found.get(each.owner, NOTHING) == each.expected:
+                    each.held_at = now
+                else:
+                    each.news.set()
+        now = self._clock()
+        waits = (each.due_at - now for some in self._standings.values() for each in some)
+        return max(_LEAST_SECONDS, min(waits, default=_ERROR_SECONDS))
+
+    async def _of_keys(self, sums: Sums, due: Sequence[Standing]) -> dict[str, Sum]:
+        keys = [key for each in due for key in each.keys or ()]
+        return await self._central.sums_of_keys(sums, keys)
 
     def _trouble(self, table: _Table, sums: Sums, code: str) -> None:
         """From here on everybody looks for himself, until a look succeeds."""

@@ -114,6 +114,9 @@ class Committer:
         self.saved_at = clock()
         """When the state row was last written."""
 
+        self.written_at = float("-inf")
+        """When rows were last written or deleted."""
+
         self.throttle = throttle
         """How much may be written now: asked before rows are read."""
 
@@ -309,6 +312,8 @@ class Committer:
             self.retry_at = min(self.retry_at, self._clock() + self._PARENT_SECONDS)
         self.state = following
         self.saved_at = self._clock()
+        if change.written or change.deleted:
+            self.written_at = self.saved_at
         self.throttle.spend(change.written + change.deleted)
         self._on_commit(
             Committed(

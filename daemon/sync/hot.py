@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from daemon import local
 from daemon.aio import Clock
-from daemon.central import Central
+from daemon.central import NOTHING, Central, Sum
 from daemon.sql import Key, parts
 from daemon.sync.commit import Committer
 from daemon.sync.reconcile import Bounds, Reconcile, differences
@@ -23,6 +23,9 @@ class Hot:
 
     _BLOCK = 2_500
     """Keys whose sum is asked for at once."""
+
+    _FEW = 500
+    """No more keys are remembered: for an instance that rests."""
 
     _PAGE = 5_000
     """Rows read locally at once."""
@@ -36,6 +39,15 @@ class Hot:
 
         self.swept_at = float("-inf")
         """When the last comparison of all of them began that came to its end."""
+
+        self.keys: list[Key] | None = None
+        """Which they were, where they were few, and central had all of them as they are here."""
+
+        self.total: Sum = NOTHING
+        """What these rows add up to."""
+
+        self._found: list[Key] | None = []
+        self._sum: Sum = NOTHING
 
         self._began_at = clock()
         self._condition = condition
@@ -71,6 +83,7 @@ class Hot:
             self.due_at = (self._clock() // self._interval + 1) * self._interval
             self._sweeping, self._below, self._seen = True, None, 0
             self._began_at = self._clock()
+            self._found, self._sum = [], NOTHING
         deadline = self._clock() + seconds
         while self._sweeping and not stop.is_set():
             await self._next_page(committer, repairing, bounds)
@@ -93,6 +106,7 @@ class Hot:
             self._below = parts(keys[-1])[0]
         else:
             self.rows, self.swept_at = self._seen, self._began_at
+            self.keys, self.total = self._found, self._sum
 
     async def _compare(
         self, committer: Committer, repairing: Reconcile, bounds: Bounds, block: Mapping[Key, int]
@@ -102,7 +116,13 @@ class Hot:
         for each in block.values():
             ours = (ours[0], ours[1] ^ each)
         if await self._central.key_sum(plan, instance, list(block)) == ours:
+            if self._found is not None and len(self._found) + len(block) <= self._FEW:
+                self._found += block
+                self._sum = self._sum[0] + ours[0], self._sum[1] ^ ours[1]
+            else:
+                self._found = None
             return
+        self._found = None
         theirs = await self._central.row_sums_of(plan, instance, list(block))
         found = differences(theirs, block, excluded=committer.excluded, settled=bounds.settled)
         await repairing.examine(committer, bounds, found)

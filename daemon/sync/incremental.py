@@ -16,9 +16,10 @@ from daemon import local
 from daemon.aio import Clock, together
 from daemon.central import Central, Page, key_of
 from daemon.errors import RewoundError, TransientError
+from daemon.ledger import Reading, Told
 from daemon.state import State
 from daemon.sync.commit import Committer, Step
-from daemon.watch import Member, Told
+from daemon.watch import Member
 
 _HIGHEST_KEY = (1 << 63) - 1
 
@@ -121,12 +122,7 @@ class Incremental:
         self._clock = clock
         self._watched = watched
         self._told: Told | None = None
-        self._suspect: int | None = None
-        """Above this id, and not above the position, may stand rows that came late."""
-
-        self._read_to = -_HIGHEST_KEY
-        """Up to here ids have to be read: the scans have told of something there, once."""
-
+        self._reading = Reading()
         self._resync_until: int | None = None
         self._begun = False
         self._looked_at = clock()
@@ -150,6 +146,19 @@ class Incremental:
             return float("inf")
         # What they tell of comes anyhow; what has not settled needs another look.
         return 0.0 if self._told is None or self.state.resync else Central.LOOK_AGE
+
+    @property
+    def can_rest(self) -> bool:
+        """All is copied, and whatever comes is told."""
+        reading = self._reading
+        done = self.position >= self.head and not reading.unread(self.position)
+        return self.watched and done and reading.suspect is None
+
+    def rest(self) -> Member:
+        """Its place in the shared scans, for who goes on from the state row."""
+        assert self._watched is not None  # noqa: S101 - else it cannot rest
+        member, self._watched = self._watched, None
+        return member
 
     def leave(self) -> None:
         """Nothing has to be told any more."""
@@ -196,7 +205,7 @@ class Incremental:
         late, deleted = await self._settle(stop, deadline)
         if self.position >= head.id:
             self.lag_rows = 0
-        more = self.position < head.id or self._suspect is not None
+        more = self.position < head.id or self._reading.suspect is not None
         return Step(rows, late, deleted, more)
 
     def _heed_scans(self, head: int) -> None:
@@ -204,14 +213,7 @@ class Incremental:
         self._told = told = self._watched.take() if self._watched else None
         if told is None:
             return
-        suspect = told.suspect
-        if suspect is not None and suspect < self.position:
-            self._suspect = suspect if self._suspect is None else min(suspect, self._suspect)
-        if self.position >= max(told.base, self._read_to):
-            nothing_to = told.upto if suspect is None else suspect
-            self.position = max(self.position, min(nothing_to, head))
-        if suspect is not None:
-            self._read_to = told.upto  # perhaps not in this step
+        self.position = self._reading.heed(told, self.position, head)
 
     async def save(self) -> None:
         """Write a settled id that moved in memory only; for a graceful stop."""
@@ -315,10 +317,10 @@ class Incremental:
         Returns how many rows came late, and how many were removed (only during a full resync).
         """
         late = deleted = 0
-        if self._suspect is not None:
+        if self._reading.suspect is not None:
             late += await self._look_at_suspects(stop, deadline)
         if self._told is not None and self.watched:
-            if self._suspect is None:
+            if self._reading.suspect is None:
                 self.settled = max(self.settled, min(self._told.vouched, self.position))
         elif self.settled < self.position:
             # First the evidence, then the look, then the claim.
@@ -347,16 +349,16 @@ class Incremental:
 
     async def _look_at_suspects(self, stop: asyncio.Event, deadline: float) -> int:
         """Look where the shared scans have seen something that was not there before."""
-        assert self._suspect is not None  # noqa: S101 - the caller asks
+        assert self._reading.suspect is not None  # noqa: S101 - the caller asks
         late = 0
-        after = max(self.settled, self._suspect)
+        after = max(self.settled, self._reading.suspect)
         while after < self.position:
             if stop.is_set() or self._clock() >= deadline:
-                self._suspect = after
+                self._reading.suspect = after
                 return late
             after, found, _ = await self._look(after, self.position, claim=False)
             late += found
-        self._suspect = None
+        self._reading.suspect = None
         return late
 
     async def _look_at_tail(self, stop: asyncio.Event) -> int:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from daemon import state
 from daemon.aio import Clock
-from daemon.central import Central
+from daemon.central import Central, Sum
 from daemon.metrics import Metrics
 from daemon.schema import Plan
 from daemon.sql import Key
@@ -23,6 +23,7 @@ from daemon.sync.commit import Committer, Step
 from daemon.sync.hot import Hot
 from daemon.sync.incremental import Incremental
 from daemon.sync.reconcile import Bounds, Reconcile
+from daemon.watch import Member, Standing, Watch
 
 
 def round_of(now: float, interval: float, table: str) -> float:
@@ -30,6 +31,62 @@ def round_of(now: float, interval: float, table: str) -> float:
     that compare the same one at the same."""
     phase = interval * (zlib.crc32(table.encode()) % 1000) / 1000
     return (now - phase) // interval * interval + phase
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """One entity of an instance whose local connection is closed: nothing was left to do, and what
+    comes is told by the shared scans."""
+
+    state: State
+    """The state row as it was left."""
+
+    member: Member | None
+    """Its place in the scans of new ids; None for an entity that is compared whole."""
+
+    standings: tuple[Standing, ...]
+    position: int
+    head: int
+    hot_rows: int | None
+    compared_before_at: float | None
+    round_due_at: float | None
+    """When its table is to be compared, where nobody else looks meanwhile."""
+
+    @property
+    def caught_up(self) -> bool:
+        """All that central had a moment ago is here; `quiet_at` says when."""
+        return True
+
+    @property
+    def settled(self) -> int:
+        return self.state.settled
+
+    @property
+    def lag_rows(self) -> int:
+        """Rows still to be copied: none, or it would not rest."""
+        return 0
+
+    @property
+    def compared_once_at(self) -> float | None:
+        """When both sides were last known to be equal."""
+        if self.member is not None:
+            return self.compared_before_at
+        held = [each.held_at for each in self.standings if each.held_at is not None]
+        return max(held, default=self.compared_before_at)
+
+    @property
+    def quiet_at(self) -> float:
+        """When there was nothing to copy, as last looked for all."""
+        if self.member is not None:
+            return self.member.quiet_at
+        return self.compared_once_at or float("-inf")
+
+    def end(self, *, member: bool = True) -> None:
+        """Nobody has to be told any more; `member` False: its place goes to another motion."""
+        for each in self.standings:
+            each.leave()
+        if member and self.member is not None:
+            self.member.leave()
 
 
 class Motion:
@@ -103,6 +160,10 @@ class Motion:
             and remembered.age < interval
         )
         self._done = self._current_round() if recent else float("-inf")
+        self._total: Sum | None = None
+        """What central's rows added up to in the last round, if nothing differed."""
+
+        self._total_at = float("-inf")
         self._asked_at: float | None = None
         self._resync_seen: tuple[float, float] | None = None
         self._derived_todo = [] if remembered.derived else list(committer.derived)
@@ -142,6 +203,11 @@ class Motion:
         return self.incremental.lag_rows if self.incremental else 0
 
     @property
+    def hot_rows(self) -> int | None:
+        """How many rows were hot when they were compared last; None where none can be."""
+        return self.hot.rows if self.hot else None
+
+    @property
     def derived_compared(self) -> bool:
         """Nothing that is derived from the table waits to be compared with it."""
         return not self._derived_todo
@@ -169,8 +235,9 @@ class Motion:
         waits = [self._round_due_at() - now]
         if self.incremental is not None:
             waits.append(self.incremental.looks_itself)
-        if self.hot is not None and (self.hot.rows or self.hot.swept_at <= self.committer.saved_at):
-            waits.append(self.hot.due_at - now)
+        hot, written_at = self.hot, self.committer.written_at
+        if hot is not None and (hot.rows or hot.swept_at <= written_at):
+            waits.append(hot.due_at - now)
         if self.quarantined:
             waits.append(self.committer.retry_at - now)
         if self.asked is not None or self._derived_todo:
@@ -249,6 +316,48 @@ class Motion:
         derived = not background and not self.derived_compared
         return replace(did, more=did.more or derived)
 
+    @property
+    def can_rest(self) -> bool:
+        """Nothing is to be done until central has something new, or a round is due."""
+        if self.quarantined or self.asked or self._derived_todo or self.state.resync:
+            return False
+        if self.round is not None or self._round_due_at() <= self._clock():
+            return False
+        if self.hot is not None and not (
+            self.hot.keys is not None and self.hot.swept_at > self.committer.written_at
+        ):
+            return False
+        if self.incremental is not None:
+            return self.incremental.can_rest
+        # What was written since is not in the sum.
+        return self._total is not None and self._total_at > self.committer.written_at
+
+    def rest(self, watch: Watch, news: asyncio.Event, hot_interval: float) -> Resting:
+        """End this motion, and have it told to `news` when another one has something to do.
+
+        Its state row must have been saved. Only where it `can_rest`.
+        """
+        instance, sums = self.committer.instance, self.plan.central_sums
+        standings = []
+        if self.hot is not None and self.hot.keys:
+            standings.append(
+                watch.expect(sums, instance, self.hot.keys, self.hot.total, news, hot_interval)
+            )
+        if self._total is not None and self.incremental is None:
+            standings.append(watch.expect(sums, instance, None, self._total, news, self._interval))
+        resting = Resting(
+            state=self.state,
+            member=self.incremental.rest() if self.incremental else None,
+            standings=tuple(standings),
+            position=self.position,
+            head=self.head,
+            hot_rows=self.hot_rows,
+            compared_before_at=self.compared_once_at,
+            round_due_at=self._round_due_at() if self.incremental else None,
+        )
+        self.leave()
+        return resting
+
     def leave(self) -> None:
         """This motion ends, another one may follow it."""
         self._central.leave(self.plan, self.committer.instance)
@@ -325,6 +434,7 @@ class Motion:
         self.round = None  # one that was under way has nothing to do any more, either
         self._done = max(done.since, self._done)
         self.compared_at = self.compared_once_at = self._clock()
+        self._total, self._total_at = done.total, self._clock()
         if self.incremental is not None:
             self._derived_todo, self._derived_after = list(self.committer.derived), None
         elif self.state.resync:

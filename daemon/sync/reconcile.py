@@ -128,6 +128,10 @@ class Reconcile:
         """Ids from here on are compared and repaired: where another round can go on."""
 
         self.finished = False
+        self.total: Sum | None = (0, 0) if cursor is None else None
+        """What central's rows add up to, so far; None where the local ones were not equal, or not
+        all were compared."""
+
         self.tally = Tally()
         self._central = central
         self._metrics = metrics
@@ -198,6 +202,10 @@ class Reconcile:
             return False
         self._metrics.reconcile_chunks.labels(instance, committer.entity).inc()
         self.tally.compared += max(theirs[0], ours[0])
+        if theirs != ours:
+            self.total = None
+        elif self.total is not None:
+            self.total = self.total[0] + theirs[0], self.total[1] ^ theirs[1]
         if theirs == ours or await self._without_excluded(committer, chunk, theirs, ours):
             return True
         self._todo.append((chunk, max(theirs[0], ours[0])))
