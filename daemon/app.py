@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from daemon import config as configuration
-from daemon import log, operations, reload
+from daemon import heap, log, operations, reload
 from daemon.aio import Clock, Courtesy
 from daemon.central import Central, Pace
 from daemon.config import Config
@@ -50,6 +50,8 @@ _BEGINNING_PATIENCE_SECONDS = 2.0
 
 _LOOK_SECONDS = 0.5
 """So often the event loop's delay is measured."""
+
+_TRIM_SECONDS = 60.0
 
 VERSION = installed_version("wpp-sync")
 
@@ -315,10 +317,11 @@ class _Process:
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     async def _look_on(self) -> None:
-        """Measure how late the event loop is, count the rows of each instance, and have told what
-        the log held back."""
+        """Measure how late the event loop is, count the rows of each instance, have told what the
+        log held back, and give memory back."""
         clock = asyncio.get_running_loop().time
         sampled_at = float("-inf")
+        trimmed_at = clock()
         while True:
             asked = clock() + _LOOK_SECONDS
             await asyncio.sleep(_LOOK_SECONDS)
@@ -328,6 +331,9 @@ class _Process:
                 log.tell_overdue()
                 for instance in self._built.instances.values():
                     instance.recent.sample(instance.rows_written)
+            if clock() - trimmed_at >= _TRIM_SECONDS:
+                trimmed_at = clock()
+                heap.give_back()
 
     async def _watch(self) -> None:
         """Look for all instances whether central has anything new; of central as it is now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from daemon.db import Connection
@@ -59,10 +60,14 @@ async def read(connection: Connection, note: str) -> dict[str, Recorded] | None:
     found: dict[str, Recorded] = {}
     for row in rows:
         id_, origin, checksum, statement, statements, *rest = map(_text, row)
-        found[id_] = Recorded(id_, origin, checksum, int(statement), int(statements), *rest)
+        found[id_] = _recorded(id_, origin, checksum, int(statement), int(statements), *rest)
     return found
 
 
+_recorded = lru_cache(maxsize=1024)(Recorded)
+
+
+@lru_cache(maxsize=4096)  # a thousand databases say the same
 def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
