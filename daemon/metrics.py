@@ -59,7 +59,7 @@ class Metrics:
         )
         self.reconcile_differences = self._counter(
             "reconcile_differences",
-            "Rows that differed from central when both sides were compared.",
+            "Rows that differed from central when both sides were compared to be made equal.",
             *EACH,
             "kind",
         )

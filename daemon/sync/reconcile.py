@@ -291,6 +291,8 @@ class Reconcile:
             for kind in ("missing", "differing", "extra"):
                 certain = getattr(found, kind)
                 self.tally.note(kind, certain)
+                if self._dry_run:
+                    continue  # who only looks finds the same once more: counted when repaired
                 self._metrics.reconcile_differences.labels(
                     committer.instance, committer.entity, kind
                 ).inc(len(certain))
