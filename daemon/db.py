@@ -33,6 +33,11 @@ from daemon.sql import Row, Statement
 
 Role = Literal["central", "local"]
 
+# What a server notes on a statement (a table that is deprecated, what EXPLAIN has rewritten) the
+# driver logs as it came. It says nothing of the rows: what a value would lose is an error, or found
+# by comparing (`values`).
+logging.getLogger("asyncmy").setLevel(logging.ERROR)
+
 _open: Counter[Role] = Counter()
 
 

@@ -11,21 +11,25 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from errno import EADDRINUSE
 from pathlib import Path
 
 from aiohttp import web
 
-from daemon.aio import Occupied, wait_first
+from daemon.aio import wait_first
 from daemon.config import Control, Http
 from daemon.errors import StoppedError, WppSyncError
+from daemon.http.connections import Clients, Connection
 
 _PATIENCE_SECONDS = 2.0
 """So long requests that are under way may take when a door is closed."""
 
+_BACKLOG = 128
+"""So many may wait to be let in."""
+
 App = Callable[[], web.Application]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Doors:
@@ -37,7 +41,7 @@ class Doors:
         self._control = Control(socket=None)
         self._http = Http(listen=None)
         self._control_door: _ControlDoor | None = None
-        self._public_runner: web.AppRunner | None = None
+        self._public_door: _Door | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._hurry = asyncio.Event()
         self._moving = asyncio.Lock()
@@ -45,89 +49,153 @@ class Doors:
     @property
     def listening(self) -> str | None:
         """The TCP address, with the port that was found where any free one was asked for."""
-        if self._public_runner is None:
+        if self._public_door is None:
             return None
-        host, port = self._public_runner.addresses[0][:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return _written(*self._public_door.address)
 
     async def move(self, control: Control, http: Http) -> None:
         """Listen where these say. Raises WppSyncError; then all stays as it was."""
         async with self._moving:
             if self._hurry.is_set():
                 raise StoppedError("the daemon is stopping: it opens no door any more")
-            if control.socket is not None and control.socket != self._control.socket:
-                # Before anything else: that another daemon runs here says more than its port.
-                await _make_way(control.socket)
-            before = self._http
-            await self._move_public(http)
-            try:
-                await self._move_control(control)
-            except BaseException:
-                await self._move_public(before)
-                raise
+            await self._move(control, http)
 
     async def close(self) -> None:
         """Listen nowhere, for good; what is under way has a moment, and is broken off then."""
         self._hurry.set()
         async with self._moving:
-            await self._move_public(Http(listen=None))
-            await self._move_control(Control(socket=None))
+            await self._move(Control(socket=None), Http(listen=None))
         if self._retiring:
             await asyncio.wait(self._retiring)
 
-    async def _move_public(self, wanted: Http) -> None:
-        if wanted.listen == self._http.listen:
-            return  # what else stands there is asked with each request
-        old, before = self._public_runner, self._http
-        # One port cannot be listened on twice, also not for another address.
-        taken = self.listening
-        in_the_way = (
-            taken is not None and wanted.listen is not None and taken.endswith(f":{wanted.port}")
-        )
-        if old is not None and in_the_way:
-            self._public_runner, self._http = None, Http(listen=None)
-            await old.cleanup()
+    async def _move(self, control: Control, http: Http) -> None:
+        """The control socket first: it can be taken back without anybody noticing, and that another
+        daemon runs here says more than its port."""
+        door = await self._control_at(control)
         try:
-            self._public_runner = await _listen(self._public_app(), wanted)
+            public = await self._public_at(http)
         except BaseException:
-            if in_the_way:
-                again = before.model_copy(update={"listen": taken})  # not any free port
-                self._public_runner = await _listen(self._public_app(), again)
-                self._http = before
+            if door is not self._control_door:
+                self._retire(door)
+            elif door is not None and control != self._control:
+                _permit(self._control)
             raise
-        self._http = wanted
-        if old is not None and not in_the_way:
-            await old.cleanup()
+        old, self._control, self._control_door = self._control_door, control, door
+        if door is not old:
+            self._retire(old)
+        before, self._http, self._public_door = self._public_door, http, public
+        if before is not None and before is not public:
+            await before.close()
 
-    async def _move_control(self, wanted: Control) -> None:
+    async def _control_at(self, wanted: Control) -> _ControlDoor | None:
+        """The door that stands there, or another one. Raises WppSyncError."""
+        if wanted.socket is None:
+            return None
         old = self._control_door
         if old is not None and old.stands and wanted.socket == self._control.socket:
             if wanted != self._control:
                 _permit(wanted)
-            self._control = wanted
+            return old
+        return await _ControlDoor.open(self._control_app(), wanted)
+
+    def _retire(self, door: _ControlDoor | None) -> None:
+        """What asks for this may have come through it: it gets its answer first."""
+        if door is None:
             return
-        if wanted.socket is not None:
-            self._control_door = await _ControlDoor.open(self._control_app(), wanted)
+        door.unlink()
+        retiring = asyncio.ensure_future(door.close(self._hurry))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    async def _public_at(self, wanted: Http) -> _Door | None:
+        """The door that listens there, or another one. Raises WppSyncError."""
+        if wanted.listen == self._http.listen:
+            return self._public_door  # what else stands there is asked with each request
+        if wanted.listen is None:
+            return None
+        door = _Door(self._public_app())
+        try:
+            await self._listen(door, wanted)
+        except BaseException:
+            await door.close()
+            raise
+        return door
+
+    async def _listen(self, door: _Door, wanted: Http) -> None:
+        """The old door stays open meanwhile, but where it is in the way: one port cannot be
+        listened on twice, also not for another address."""
+        old = self._public_door
+        try:
+            await _listen(door, wanted.host, wanted.port)
+        except WppSyncError as error:
+            taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == EADDRINUSE
+            if old is None or not taken or old.address[1] != wanted.port:
+                raise
         else:
-            self._control_door = None
-        self._control = wanted
-        if old is not None:
-            old.unlink()
-            # What asks for this may have come through the old one: it gets its answer first.
-            retiring = asyncio.ensure_future(old.close(self._hurry))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            return
+        old.listen_no_more()
+        try:
+            await _listen(door, wanted.host, wanted.port)
+        except BaseException:
+            await _listen(old, self._http.host, wanted.port)
+            raise
+
+
+class _Door:
+    """An application, and those who come to it."""
+
+    def __init__(self, app: web.Application) -> None:
+        self.clients = Clients()
+        app.middlewares.insert(0, self.clients.admit)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_SECONDS)
+        self._server: asyncio.Server | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The TCP port where it listens."""
+        assert self._server is not None  # noqa: S101 - it listens
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def listen(self, host: str, port: int) -> None:
+        """Raises OSError, and ValueError for a name that cannot be one."""
+        come = await self._visitors()
+        self._server = await asyncio.get_running_loop().create_server(
+            come, host, port, backlog=_BACKLOG
+        )
+
+    async def listen_on(self, bound: socket.socket) -> None:
+        """At a socket that has its address."""
+        come = await self._visitors()
+        self._server = await asyncio.get_running_loop().create_server(
+            come, sock=bound, backlog=_BACKLOG
+        )
+
+    async def _visitors(self) -> Callable[[], Connection]:
+        if self._runner.server is None:
+            await self._runner.setup()
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - it is set up
+        return lambda: Connection(server, self.clients)
+
+    def listen_no_more(self) -> None:
+        """Let nobody in any more; those who are in go on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self) -> None:
+        """Those who are in have a moment to finish."""
+        self.listen_no_more()
+        await self._runner.cleanup()
 
 
 class _ControlDoor:
     """One control socket, and what came through it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, door: _Door) -> None:
         self._path = path
-        self._runner: web.AppRunner | None = None
-        self._site: web.SockSite | None = None
-        self._identity: tuple[int, int] | None = None
-        self._requests = Occupied()
+        self._door = door
+        self._identity = _identity(path)
 
     @classmethod
     async def open(cls, app: web.Application, settings: Control) -> _ControlDoor:
@@ -135,24 +203,22 @@ class _ControlDoor:
         path = settings.socket
         assert path is not None  # noqa: S101 - the caller looked
         await _make_way(path)
-        door = cls(path)
-        app.middlewares.insert(0, door._count)
         try:
             bound = _bind(path)
         except OSError as error:
             raise _cannot_be_made(path, error) from error
+        made = cls(path, _Door(app))
         try:
-            door._identity = _identity(path)
             _permit(settings)
-            door._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_SECONDS)
-            await door._runner.setup()
-            door._site = web.SockSite(door._runner, bound)
-            await door._site.start()
-        except BaseException:
+            await made._door.listen_on(bound)
+        except BaseException as error:
             bound.close()
-            door.unlink()
+            made.unlink()
+            await made._door.close()
+            if isinstance(error, OSError):
+                raise _cannot_be_made(path, error) from error
             raise
-        return door
+        return made
 
     @property
     def stands(self) -> bool:
@@ -161,17 +227,10 @@ class _ControlDoor:
 
     async def close(self, hurry: asyncio.Event) -> None:
         """Let nobody in any more; those who are in may finish, until there is a `hurry`."""
-        assert self._site is not None  # noqa: S101 - it was opened
-        assert self._runner is not None  # noqa: S101
         if not hurry.is_set():
-            await self._site.stop()
-            await wait_first(None, hurry, self._requests.free)
-        await self._runner.cleanup()
-
-    @web.middleware
-    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        with self._requests:
-            return await handler(request)
+            self._door.listen_no_more()
+            await wait_first(None, hurry, self._door.clients.free)
+        await self._door.close()
 
     def unlink(self) -> None:
         """Remove the path; another daemon's socket may stand there by now, which stays."""
@@ -179,22 +238,20 @@ class _ControlDoor:
             self._path.unlink(missing_ok=True)
 
 
-async def _listen(app: web.Application, settings: Http) -> web.AppRunner | None:
-    if settings.listen is None:
-        return None
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_SECONDS)
-    await runner.setup()
+async def _listen(door: _Door, host: str, port: int) -> None:
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-    except (OSError, ValueError) as error:  # a name that cannot be one is a ValueError
-        await runner.cleanup()
+        await door.listen(host, port)
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise WppSyncError(
-            f"cannot listen on {settings.listen}: {reason}",
+            f"cannot listen on {_written(host, port)}: {reason}",
             hint="another process listens there, or the address is not this machine's: http.listen",
             code="http_listen",
         ) from error
-    return runner
+
+
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(path: Path) -> socket.socket:

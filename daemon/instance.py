@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -450,7 +450,7 @@ class Instance:
             self.state = "standby"
             return _AWAY_SECONDS
         try:
-            result = await self._bounded_pass(stop)
+            result = await self.take_turn(stop)
         except PausedError:
             self.error = None
             self._central_failed_at = float("-inf")
@@ -597,10 +597,12 @@ class Instance:
         self.derived_errors.clear()
         self.migrator.forget()
 
-    async def _bounded_pass(self, stop: asyncio.Event) -> PassResult:
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """A turn, whoever takes it: one that hangs would keep all others out."""
         try:
             async with asyncio.timeout(self._turn_seconds) as self._turn_limit:
-                return await self.take_turn(stop)
+                yield
         except TimeoutError as error:
             raise WppSyncError(
                 f"{self.name}: one turn took longer than {self._turn_seconds:,.0f} s and was"
@@ -675,7 +677,7 @@ class Instance:
 
     async def take_turn(self, stop: asyncio.Event, skip: Collection[str] = ()) -> PassResult:
         """One turn of each entity; otherwise as `sync_pass`."""
-        async with self._busy:
+        async with self._busy, self._bounded():
             await self._take()
             if self._ready:
                 return await self._turn_of_each(stop, skip)
@@ -803,6 +805,7 @@ class Instance:
             return connection
         try:
             await self._heed(connection)
+            self._metrics.begin(self.name, self.entities)
             await self._migrate(connection, stop)
             await self._refuse_state_without_transactions(connection)
             await state.ensure(connection, list(self.entities), f"{self.name} state")

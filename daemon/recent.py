@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from daemon.errors import WppSyncError
+from daemon.errors import DatabaseError, WppSyncError
 
 SAMPLE_SECONDS = 5.0
 """So often the written rows are counted."""
@@ -21,12 +21,15 @@ _ERRORS = 20
 
 @dataclass(slots=True)
 class Suffered:
-    """An error, and how often it came."""
+    """An error, and how often it came; its words are the last ones."""
 
     entity: str
     """Whose it was; empty: the instance's."""
 
     code: str
+    kind: tuple[str, int] | None
+    """The server and its error number, where one has refused something."""
+
     message: str
     hint: str
     first_at: datetime
@@ -61,15 +64,15 @@ class Recent:
         self.succeeded_at = self._now().timestamp()
 
     def suffered(self, error: WppSyncError, entity: str = "") -> None:
-        """It came now."""
-        for known in self._errors:
-            same = (known.entity, known.code, known.message)
-            if same == (entity, error.code, error.message):
-                known.times += 1
-                known.last_at = self._now()
-                return
+        """It came now. It is the same as before whatever its words: they name rows, ports, ids."""
         now = self._now()
-        self._errors.append(Suffered(entity, error.code, error.message, error.hint, now, now))
+        kind = (error.server, error.errno) if isinstance(error, DatabaseError) else None
+        for known in self._errors:
+            if (known.entity, known.code, known.kind) == (entity, error.code, kind):
+                known.times += 1
+                known.last_at, known.message, known.hint = now, error.message, error.hint
+                return
+        self._errors.append(Suffered(entity, error.code, kind, error.message, error.hint, now, now))
 
     def sample(self, rows_written: int) -> None:
         """So many rows were written since the start; to be told every SAMPLE_SECONDS."""

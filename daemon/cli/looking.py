@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,13 +38,24 @@ class _Found(NamedTuple):
     """It is what the running daemon says."""
 
 
+class _Interval(click.FloatRange):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """What is no number (nan) is neither below nor above anything."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
+
+
 @click.command()
 @click.argument("name", metavar="[INSTANCE]", required=False, shell_complete=names_of)
 @json_option
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=_Interval(min=0.1, max=86_400),
     default=1.0,
     show_default=True,
     help="Seconds between two looks of --watch.",

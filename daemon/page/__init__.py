@@ -80,7 +80,10 @@ class Line:
 
     @property
     def href(self) -> str:
-        return f"/instances/{quote(self.name, safe='')}"
+        """Its page. Whoever follows a link takes `.` and `..` out of its path first, also written
+        as %2E: such a name is asked for."""
+        name = quote(self.name, safe="")
+        return f"/instances?name={name}" if name in {".", ".."} else f"/instances/{name}"
 
 
 def line(

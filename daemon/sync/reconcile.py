@@ -19,7 +19,7 @@ from daemon import grid, local
 from daemon.aio import Clock, together
 from daemon.central import Central, Sum
 from daemon.errors import TransientError, WppSyncError
-from daemon.metrics import Metrics
+from daemon.metrics import DIFFERENCES, Metrics
 from daemon.sql import Key, Range, parts
 from daemon.sync.commit import Committer
 
@@ -296,9 +296,11 @@ class Reconcile:
             if not self._dry_run:
                 await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
             # Only now: where the repair fails, they are found once more.
-            for kind in ("missing", "differing", "extra"):
+            for kind in DIFFERENCES:
                 certain = getattr(found, kind)
                 self.tally.note(kind, certain)
+                if self._dry_run:
+                    continue  # who only looks finds the same once more: counted when repaired
                 self._metrics.reconcile_differences.labels(
                     committer.instance, committer.entity, kind
                 ).inc(len(certain))

@@ -152,6 +152,10 @@ def test_an_unknown_instance_or_entity_while_a_daemon_runs(
         (["snyc"], "No such command"),
         (["sync", "--everything"], "No such option"),
         (["reset", "nunes"], "Missing argument"),
+        *(
+            (["status", "--watch", f"--interval={seconds}"], "--interval")
+            for seconds in ("nan", "-nan", "inf", "-inf", "-1", "0", "1e300", "soon")
+        ),
     ],
 )
 def test_wrong_usage(valid: Path, arguments: list[str], words: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +120,28 @@ def test_a_stop_during_a_reload_leaves_no_socket_and_starts_nobody(
         assert time.monotonic() - began < 10.0
         assert not daemon.socket.exists()
         assert daemon.logged("reloaded") == []
+
+
+def test_hundreds_of_idle_connections_keep_it_neither_from_answering_nor_from_leaving(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    config = write_config(databases.central, {"nunes": databases.local})
+    with DaemonProcess(config) as daemon, ExitStack() as idle:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        host, port = daemon.logged("started")[-1]["http"].split(":")
+        for number in range(300):
+            for family, address in (
+                (socket.AF_INET, (host, int(port))),
+                (socket.AF_UNIX, str(daemon.socket)),
+            ):
+                client = idle.enter_context(socket.socket(family))
+                client.connect(address)
+                client.sendall(b"GET /v1" if number % 2 else b"")
+        assert port_answers(daemon)
+        assert daemon.request("GET", "/v1/alive").status == 200
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 10.0
 
 
 @pytest.mark.parametrize("reason", ["\ud800", "line\nend", "\x1b[31mred"])

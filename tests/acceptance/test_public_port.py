@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from html import escape, unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 from urllib.request import Request, urlopen
 
 import pytest
 
 from daemon.demo.central import seed_varied
 from tests import mirror
-from tests.daemon_process import DaemonProcess
+from tests.daemon_process import DaemonProcess, run_cli
 
 if TYPE_CHECKING:
     from tests.conftest import Databases, Servers
@@ -169,6 +170,22 @@ def test_the_page_shows_each_instance_with_trouble_first_and_finds_one(
             static = ask(daemon, path)
             assert static.status == 200
             assert static.headers["Content-Type"].startswith(kind)
+
+
+@pytest.mark.parametrize("name", [".", "..", "...", "%2E%2E", "a b&c=d#e?"])
+def test_a_name_that_means_something_in_an_address_has_its_page(
+    databases: Databases, write_config: WriteConfig, name: str
+) -> None:
+    config = write_config(databases.central, {name: databases.local}, **QUICK)
+    with DaemonProcess(config) as daemon:
+        daemon.wait_until(lambda: run_cli("status", name, "-c", config).returncode == 0)
+        (href,) = re.findall(r'href="(/instances[^"]+)"', ask(daemon, "/").text)
+        # As a browser goes there: `.` and `..` are taken out of the path.
+        target = urljoin("http://daemon/", unescape(href)).removeprefix("http://daemon")
+        one = ask(daemon, target)
+        assert one.status == 200
+        assert f"<h1>{escape(name)}" in one.text
+        assert ask(daemon, "/instances").status == 404
 
 
 def test_a_hostile_name_is_text_everywhere(databases: Databases, write_config: WriteConfig) -> None:

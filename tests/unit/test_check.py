@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.check import Finding, Level, access_of, exit_code, privileges
+from daemon.check import Finding, Level, access_of, exit_code, privileges, rows_of
 
 ALL = {"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "INDEX", "DROP"}
 
@@ -167,6 +168,14 @@ def test_the_walk_that_explain_tells(explained: object, walk: tuple[str, str]) -
 @pytest.mark.parametrize("text", ["", "no JSON", '{"query_block": '])
 def test_an_explain_that_is_no_json_tells_nothing(text: str) -> None:
     assert access_of(text) == ("unknown", "")
+    assert rows_of(text) == inf
+
+
+@pytest.mark.parametrize("name", ["rows", "rows_examined_per_scan", "estimated_rows"])
+def test_the_rows_that_explain_expects(name: str) -> None:
+    table = {"access_type": "index", name: 7.5}
+    assert rows_of(json.dumps({"query_block": {"table": table}})) == 7.5
+    assert rows_of(json.dumps({"query_block": {"table": {**table, name: "many"}}})) == inf
 
 
 # --- the exit code -------------------------------------------------------------------------------
