@@ -817,6 +817,8 @@ class Instance:
             await self.hold.release()
             raise
         self._ready = True
+        if self.resting:
+            return connection  # it was never gone
         count = len(self.migrator.history or ())
         self._log.info("opened", server=connection.version, migrations=count)
         return connection

@@ -117,8 +117,8 @@ class Instance(Server):
     enabled: bool = True
     """False leaves the instance alone altogether."""
 
-    poll_interval: PollInterval = 1.0
-    """Seconds between two looks for new rows."""
+    poll_interval: PollInterval = 0.25
+    """Seconds between two looks for new rows. The look is one for all instances together."""
 
     entities: Mapping[str, Entity]
     """What is copied, complete: the catalogue, then `entities`, then the instance's own changes."""
