@@ -62,6 +62,10 @@ class Hold:
         """Connections of daemons that asked for it: the one that it was given to, and one that was
         given it and did not take it. A frozen daemon asks until its lock is lost."""
 
+        self.was_ours = False
+        """Nobody else has copied the instance since this process did, as seen when it was taken."""
+
+        self._not_alone_until = float("-inf")
         self._resting = False
         self._taken = asyncio.Event()
         """There is a connection to be kept."""
@@ -87,6 +91,7 @@ class Hold:
             await self._lock.take(connection)
         except StandbyError as standby:
             self._given_to = None
+            self._seats.saw_another()
             self.copier = await hosts.read(connection, self._note)
             self._resting = False
             await self._ask_for_it(connection, daemon=daemon)
@@ -99,10 +104,18 @@ class Hold:
         self._taken.set()
         if daemon and not self._seats.take(self._settings.name):
             raise await self._no_room()  # another one has had the last place meanwhile
+        if daemon:
+            await self._see_who_was_here(connection)
         self._did_not_come = (self._given_to, self._clock())
         self._given_to = self.copier = self._asked_with = None
         self.asked_for = False
         return connection
+
+    async def _see_who_was_here(self, connection: Connection) -> None:
+        before = await hosts.read(connection, self._note)
+        self.was_ours = hosts.is_us(before)
+        if hosts.may_be_there(before):
+            self._not_alone_until = self._clock() + hosts.ALONE_SECONDS
 
     async def _standing_by(self, *, daemon: bool) -> Connection:
         """A connection that may ask for the lock. Raises StandbyError when this daemon has enough
@@ -181,7 +194,9 @@ class Hold:
             if connection is None or not connection.usable:
                 continue
             try:
-                by = await self._lock.asked_by(connection)
+                by, stood_by = await self._lock.asked_by(connection)
+                if stood_by:
+                    self._seats.saw_another()
                 if by is None or self._did_not_come_lately(by) or busy():
                     continue
                 asker = await hosts.read_asker(connection, self._note)
@@ -199,8 +214,11 @@ class Hold:
 
     async def rest(self, connection: Connection) -> bool:
         """Close the connection, and with it the lock, but stay who copies the instance; unless
-        another daemon waits for it, which would take it at once."""
+        another daemon is about, which would take it."""
+        if not self._seats.alone or self._clock() < self._not_alone_until:
+            return False
         if await self._lock.stood_by(connection):
+            self._seats.saw_another()
             return False
         self.connection, self._resting = None, True
         self._taken.clear()
@@ -209,10 +227,6 @@ class Hold:
         finally:
             await connection.close()
         return True
-
-    async def was_ours(self, connection: Connection) -> bool:
-        """Nobody else has copied the instance since we did."""
-        return hosts.is_us(await hosts.read(connection, self._note))
 
     def abandon(self) -> None:
         """Give it back without a word: the server sees that the connection is gone."""

@@ -25,6 +25,11 @@ _FOLLOW_SECONDS = 5.0
 """What an asker says of himself is at most so old: his standby connections write it every 2.5 s.
 What was given to him since may not be in it."""
 
+ALONE_SECONDS = 1800.0
+"""So long after another daemon was seen, or may have been there, instances are kept open. It lets
+go of those that rest there and that we have taken since within REST_SECONDS of `daemon.instance`,
+which is less."""
+
 _COPIER, _ASKER = 1, 2
 
 
@@ -57,7 +62,7 @@ class Seats:
         self._clock = clock
         self._taken: set[str] = set()
         self._wished: set[str] = set()
-        self._given_at = float("-inf")
+        self._given_at = self._another_at = float("-inf")
         self._given: dict[tuple[str, int], deque[float]] = defaultdict(deque)
         self._told: dict[tuple[str, int], deque[tuple[float, int]]] = defaultdict(deque)
 
@@ -65,6 +70,15 @@ class Seats:
     def taken(self) -> int:
         """So many instances this daemon copies."""
         return len(self._taken)
+
+    @property
+    def alone(self) -> bool:
+        """No other daemon with these instances has been seen for long."""
+        return self._clock() - self._another_at > ALONE_SECONDS
+
+    def saw_another(self) -> None:
+        """Another daemon stands by for one of our instances, or copies one of them."""
+        self._another_at = self._clock()
 
     def room(self, name: str) -> bool:
         """Whether there is a place for this instance."""
@@ -116,6 +130,23 @@ class Seats:
         self._given_at = now
         given.append(now)
         return True
+
+
+def may_be_there(copier: Copier | None) -> bool:
+    """Whether another daemon that has written this may still run. What runs on another host cannot
+    be told from here."""
+    if copier is None or is_us(copier):
+        return False
+    host, _ = _us()
+    if copier.host != host:
+        return True
+    try:
+        os.kill(copier.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def is_us(copier: Copier | None) -> bool:

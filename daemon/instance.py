@@ -817,8 +817,9 @@ class Instance:
             await self.hold.release()
             raise
         self._ready = True
-        if self.resting:
-            return connection  # it was never gone
+        if self.resting:  # it was never gone
+            self._log.debug("wakes up")
+            return connection
         count = len(self.migrator.history or ())
         self._log.info("opened", server=connection.version, migrations=count)
         return connection
@@ -834,21 +835,16 @@ class Instance:
             if self.resting or self._central_failed_at != float("-inf"):
                 await self.shared.central.alive()  # else another host's chance is better
         connection = await self.hold.take(daemon=self.running)
-        if self.resting and not had_it:
-            await self._wake_up(connection)
+        if not had_it:
+            self._active_at = self._clock()
+            if self.resting and not self.hold.was_ours:
+                self._end_rest()
         if self.state == "standby":
             self.state = "starting"  # it stands by no more
             self._caught_up_at.clear()
             self._began_at = self._clock()
         await self.hold.tell_who_copies(connection)
         return connection
-
-    async def _wake_up(self, connection: Connection) -> None:
-        """What was known before the rest counts, unless somebody else has copied meanwhile."""
-        self._log.debug("wakes up")
-        self._active_at = self._clock()
-        if not await self.hold.was_ours(connection):
-            self._end_rest()
 
     async def _heed(self, connection: Connection) -> None:
         """Do what an operator has said since. Raises PausedError."""

@@ -131,10 +131,14 @@ class Lock:
         ((by,),) = await connection.fetch(sql.is_used_lock(self._wait, self._note))
         return by is not None and int(by) != connection.thread_id
 
-    async def asked_by(self, connection: Connection) -> int | None:
-        """The connection of another daemon that asks for the lock that we have, if one does."""
-        ((by,),) = await connection.fetch(sql.is_used_lock(self._next, self._note))
-        return None if by is None or int(by) == connection.thread_id else int(by)
+    async def asked_by(self, connection: Connection) -> tuple[int | None, bool]:
+        """The connection of another daemon that asks for the lock that we have, if one does; and
+        whether one waits for it."""
+        question = sql.are_used_locks(self._next, self._wait, self._note)
+        ((asks, waits),) = await connection.fetch(question)
+        me = connection.thread_id
+        asked_by = None if asks is None or int(asks) == me else int(asks)
+        return asked_by, waits is not None and int(waits) != me
 
     async def release(self, connection: Connection) -> None:
         """Give it back, so that the next one need not wait for the server to see that the

@@ -566,6 +566,11 @@ def is_used_lock(name: str, note: str) -> Statement:
     return Statement("SELECT IS_USED_LOCK(%s)", (name,), note)
 
 
+def are_used_locks(one: str, other: str, note: str) -> Statement:
+    """The connection ids that hold two named locks, or NULL."""
+    return Statement("SELECT IS_USED_LOCK(%s), IS_USED_LOCK(%s)", (one, other), note)
+
+
 def release_lock(name: str, note: str) -> Statement:
     """Give a named lock back now, not when the server notices that its connection has closed."""
     return Statement("DO RELEASE_LOCK(%s)", (name,), note)

@@ -1,0 +1,200 @@
+"""An instance that has nothing to do closes its connection; what comes is copied all the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.demo.central import seed_varied
+from tests import mirror
+from tests.daemon_process import DaemonProcess
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases, ServerConfig, Servers
+
+WriteConfig = Callable[..., Path]
+
+SOON: dict[str, object] = {
+    "defaults": {"poll_interval": "100ms"},
+    "entities": {},  # as they are, hot rows included
+    "sync": {
+        "settle": "exact", "rest_after": "500ms", "whole_interval": "3s", "hot_interval": "1s",
+        "backoff_max": "1s",
+    },
+}  # fmt: skip
+
+INSERT = (
+    "INSERT INTO messages (instance, `from`, `to`, type, is_forwarded, is_edited, body, timestamp,"
+    " sent_at, status) VALUES ('nunes', '1', '2', 'chat', 0, 0, 'x', '3', NOW(3), 'READ')"
+)
+
+
+def connections(local: ServerConfig) -> int:
+    """How many there are to this database."""
+    question = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB ="
+    return mirror.number(local, f"{question} '{local['database']}' AND ID <> CONNECTION_ID()")
+
+
+def wait_for_rest(daemon: DaemonProcess, local: ServerConfig) -> None:
+    daemon.wait_until(lambda: daemon.state() == "idle" and connections(local) == 0)
+
+
+@contextmanager
+def resting(databases: Databases, write_config: WriteConfig) -> Iterator[DaemonProcess]:
+    """A daemon whose one instance has copied something, and rests."""
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes", "karsten"], messages=100))
+    config = write_config(central, {"nunes": local}, **SOON)
+    with DaemonProcess(config) as daemon:
+        wait_for_rest(daemon, local)
+        assert mirror.differences(central, local) == ""
+        yield daemon
+
+
+def test_new_rows_are_copied_and_those_of_others_cost_nothing(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        before = mirror.watermarks(local)["messages"]
+        mirror.insert_messages(central, range(before + 1000, before + 1100), "karsten")
+        time.sleep(1.5)
+        assert connections(local) == 0, "they are somebody else's"
+        assert daemon.entity()["lag_rows"] == 0
+        assert daemon.entity()["lag_seconds"] == 0
+        assert daemon.metric("wpp_sync_connections", server="local") == 0
+
+        mirror.insert_messages(central, range(before + 2000, before + 2010))
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+        assert daemon.entity()["last_synced_id"] == before + 2009
+        assert daemon.logged("recovered") == []
+
+
+def test_a_row_that_comes_late_is_copied(databases: Databases, write_config: WriteConfig) -> None:
+    central, local = databases
+    with resting(databases, write_config) as daemon, mirror.Session(central) as writer:
+        writer.execute(f"BEGIN; {INSERT}")
+        late = int(writer.execute("SELECT LAST_INSERT_ID()")[0][0])
+        mirror.insert_messages(central, range(late + 1, late + 4))
+        daemon.wait_until(lambda: set(range(late + 1, late + 4)) <= set(mirror.local_ids(local)))
+        wait_for_rest(daemon, local)
+        assert daemon.entity()["settled_id"] < late, "it is in flight"
+        writer.execute("COMMIT")
+        daemon.wait_until(lambda: late in mirror.local_ids(local))
+        assert daemon.metric("wpp_sync_late_rows_total", wpp_instance="nunes") == 1
+        daemon.wait_until(lambda: daemon.entity()["settled_id"] > late)
+        wait_for_rest(daemon, local)
+        assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE contacts SET name = 'new' WHERE instance = 'nunes'",
+        "DELETE FROM contacts WHERE instance = 'nunes' ORDER BY id LIMIT 1",
+        "UPDATE schedules SET instance = 'karsten' WHERE instance = 'nunes'",
+        "DELETE FROM contacts_sectors LIMIT 1",
+    ],
+)
+def test_what_is_compared_whole_is_compared(
+    databases: Databases, write_config: WriteConfig, change: str
+) -> None:
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        mirror.run(central, f"SET FOREIGN_KEY_CHECKS = 0; {change}")
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+
+
+def test_hot_rows_are_compared(databases: Databases, write_config: WriteConfig) -> None:
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        mirror.run(
+            central,
+            "UPDATE messages SET status = 'READ', body = 'changed' WHERE instance = 'nunes'"
+            " AND status IN ('PENDING', 'SENT', 'RECEIVED')",
+        )
+        daemon.wait_until(lambda: mirror.differences(central, local, entities=["messages"]) == "")
+        wait_for_rest(daemon, local)
+
+
+def test_orders_and_resets_are_heeded(databases: Databases, write_config: WriteConfig) -> None:
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        answer = daemon.request("POST", "/v1/instances/nunes/pause")
+        assert answer.status == 200
+        assert answer.body["copied_here"], "it rests, but it is copied here"
+        daemon.wait_until(lambda: daemon.state() == "paused")
+        mirror.run(central, INSERT)
+        time.sleep(0.5)
+        assert daemon.request("POST", "/v1/instances/nunes/resume").status == 200
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+
+        mirror.run(local, "DELETE FROM wpp_messages")
+        answer = daemon.request("POST", "/v1/instances/nunes/reset", {"entity": "messages"})
+        assert answer.status == 200
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+
+
+def test_a_state_row_that_was_changed_meanwhile_counts(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """An operator sets the watermark back; what lies above it is read again with the next wake."""
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        ids = mirror.local_ids(local)
+        mirror.run(
+            local,
+            f"DELETE FROM wpp_messages WHERE id > {ids[10]};"
+            f"UPDATE wpp_sync_state SET last_synced_id = {ids[10]} WHERE entity = 'messages'",
+        )
+        mirror.run(central, INSERT)
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+
+
+def test_trouble_with_central_is_seen_and_nothing_is_lost(
+    databases: Databases, servers: Servers, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        mirror.run(central, "RENAME TABLE messages TO elsewhere")
+        daemon.wait_until(lambda: daemon.state() == "failed")
+        assert daemon.status()["error"]["code"] == "schema"
+        mirror.run(central, "RENAME TABLE elsewhere TO messages")
+        mirror.run(central, INSERT)
+        daemon.request("POST", "/v1/instances/nunes/sync")
+        daemon.wait_until(lambda: mirror.differences(central, local) == "", seconds=40)
+        wait_for_rest(daemon, local)
+
+
+def test_it_does_not_rest_while_another_daemon_stands_by(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    with resting(databases, write_config) as first:
+        config = first.config
+        second_config = config.with_name("second.yaml")
+        second_config.write_text(config.read_text().replace("control.sock", "second.sock"))
+        with DaemonProcess(second_config) as second:
+            # It takes what is free; the first one sees that when it wakes.
+            second.wait_until(lambda: second.state() == "idle")
+            for _ in range(3):
+                mirror.run(central, INSERT)
+                first.wait_until(lambda: mirror.differences(central, local) == "")
+            first.wait_until(lambda: sorted([first.state(), second.state()]) == ["idle", "standby"])
+            time.sleep(2.0)
+            states = [first.state(), second.state()]
+            assert sorted(states) == ["idle", "standby"], "whoever has it keeps it"
+            copier, other = (first, second) if states[0] == "idle" else (second, first)
+            copier.kill()
+            other.wait_until(lambda: other.state() == "idle")
+            mirror.run(central, INSERT)
+            other.wait_until(lambda: mirror.differences(central, local) == "")
