@@ -11,7 +11,7 @@ from typing import Any
 from daemon import app, config, instance, log
 from daemon.sync.run import PassResult
 
-HEALTHY_PASSES = 20
+HEALTHY_PASSES = 2
 
 
 def main() -> None:
