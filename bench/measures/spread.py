@@ -1,0 +1,48 @@
+"""Very many rows a second, spread over many instances: how late they are, and what that costs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bench import stats
+from bench.measures.latency import describe, flow
+from bench.measures.start import thousand
+from bench.place import Place
+from bench.processes import Daemon
+from bench.results import Goal, Line, Outcome
+
+
+def take(place: Place) -> Outcome:
+    fleet = place.shared("thousand", thousand)
+    count, rate = len(fleet.locals), place.size(1_000, 200)
+    place.say(f"{rate:,} rows/s to {count:,} instances")
+    with Daemon(fleet.config(count)) as daemon:
+        daemon.wait_until_idle(every=0.5)
+        found = asyncio.run(flow(fleet, daemon, count, rate, place.seconds(30.0, 5.0)))
+        resident = daemon.resident_mb()
+    return Outcome(
+        lines=(
+            *describe(f"{count:,} instances", found),
+            Line("daemon", "% of a core", (found.daemon_share * 100,)),
+            Line("daemon, resident memory", "MB", (resident,)),
+        ),
+        goals=(
+            Goal(
+                f"{rate:,} rows/s over {count:,} instances, lag p99",
+                1_000,
+                "ms",
+                stats.quantile(found.lags, 0.99) * 1000,
+                in_the_way="each instance looks once every poll_interval (1 s), which is most of"
+                " the lag",
+            ),
+            Goal(
+                f"{rate:,} rows/s over {count:,} instances, the daemon",
+                60,
+                "% of a core",
+                found.daemon_share * 100,
+                in_the_way="a pass an instance a second, with a read, a transaction and looks at"
+                " late rows of its own",
+            ),
+        ),
+        settings=found.settings(),
+    )
