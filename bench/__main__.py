@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import SubprocessError
 
 import click
+from asyncmy.errors import Error as DriverError
 from rich.console import Console
 
 from bench import table
@@ -63,9 +65,11 @@ def main(
 
 
 def refreshed(document: str, figures: str) -> str:
-    """The document with other figures between its marks."""
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """The document with other figures between its marks. Raises WppSyncError without marks."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise WppSyncError(f"{DOCUMENT.name} has no place for figures")
     return f"{before}{BEGIN}\n{figures}\n{END}{after}"
 
 
@@ -78,6 +82,8 @@ def _run(console: Console, chosen: Sequence[Measure], quick: bool, rounds: int) 
         Place(Path(directory), quick=quick, rounds=rounds) as place,
     ):
         for measure in chosen:
+            if not console.is_terminal:
+                click.echo(f"{measure.name} …", err=True)
             place.say = _speaker(measure.name, status.update)
             measured.append(_taken(measure, place))
     return Run(began, quick, rounds, _versions(), tuple(measured))
@@ -93,8 +99,8 @@ def _taken(measure: Measure, place: Place) -> Measured:
     outcome, error = None, ""
     try:
         outcome = measure.take(place)
-    except WppSyncError as failed:
-        error = failed.message
+    except (WppSyncError, OSError, SubprocessError, DriverError) as failed:
+        error = str(failed) or repr(failed)
     return Measured(measure.name, measure.title, time.monotonic() - began, outcome, error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from bench.results import Goal, Line, Measured, Outcome, Run
@@ -32,7 +33,7 @@ def terminal(run: Run) -> RenderableType:
 def _one(each: Measured) -> Iterator[RenderableType]:
     yield f"\n[bold]{each.title}[/bold]  ({each.name}, {each.seconds:.0f} s)"
     if each.outcome is None:
-        yield f"[red]failed:[/red] {each.error}"
+        yield f"[red]failed:[/red] {escape(each.error)}"
         return
     settings = ", ".join(f"{name} {value}" for name, value in each.outcome.settings.items())
     if settings:
@@ -42,7 +43,7 @@ def _one(each: Measured) -> Iterator[RenderableType]:
         table.add_row(*_cells(each.outcome, line))
     yield table
     for rival, why in each.outcome.missing.items():
-        yield f"[yellow]without {rival}:[/yellow] {why}"
+        yield f"[yellow]without {rival}:[/yellow] {escape(why)}"
 
 
 def _cells(outcome: Outcome, line: Line) -> tuple[str, ...]:
@@ -92,8 +93,7 @@ def _markdown_goals(run: Run) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for _, goal in run.goals():
         why = goal.in_the_way if goal.reached is False else ""
-        verdict = _VERDICTS[goal.reached]
-        yield f"| {goal.what} | {_bound(goal)} | {_measured(goal)} | {verdict} | {why} |"
+        yield _row(goal.what, _bound(goal), _measured(goal), _VERDICTS[goal.reached], why)
     yield ""
 
 
@@ -111,7 +111,12 @@ def _markdown_lines(run: Run) -> Iterator[str]:
         yield "| | median | spread | unit | ratio | rounds | note |"
         yield "|---|--:|--:|---|--:|--:|---|"
         for line in each.outcome.lines:
-            yield f"| {' | '.join(_cells(each.outcome, line))} |"
+            yield _row(*_cells(each.outcome, line))
         for rival, why in each.outcome.missing.items():
-            yield f"| {rival} | – | | | | | {why} |"
+            yield _row(rival, "–", "", "", "", "", why)
         yield ""
+
+
+def _row(*cells: str) -> str:
+    one_line = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(one_line)} |"
