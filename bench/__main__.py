@@ -75,6 +75,7 @@ def refreshed(document: str, figures: str) -> str:
 
 def _run(console: Console, chosen: Sequence[Measure], quick: bool, rounds: int) -> Run:
     began = datetime.now(UTC).isoformat(timespec="seconds")
+    versions = _versions()
     measured = []
     with (
         tempfile.TemporaryDirectory(prefix="wpp-bench-") as directory,
@@ -86,7 +87,7 @@ def _run(console: Console, chosen: Sequence[Measure], quick: bool, rounds: int) 
                 click.echo(f"{measure.name} …", err=True)
             place.say = _speaker(measure.name, status.update)
             measured.append(_taken(measure, place))
-    return Run(began, quick, rounds, _versions(), tuple(measured))
+    return Run(began, quick, rounds, versions, tuple(measured))
 
 
 def _speaker(name: str, update: Callable[[str], None]) -> Callable[[str], None]:

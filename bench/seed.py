@@ -21,6 +21,9 @@ COLUMNS = (
 # Final: no comparison in the background is to look after it.
 SETTLED_STATUS = "READ"
 
+# What the names of the instances begin with.
+PREFIX = "i"
+
 # Rows of one statement: a transaction of a million rows is slower, and its undo log stays.
 _PER_STATEMENT = 100_000
 
@@ -28,7 +31,7 @@ Server = Mapping[str, object]
 
 
 def instance_name(number: int) -> str:
-    return f"i{number:04}"
+    return f"{PREFIX}{number:04}"
 
 
 def messages(
@@ -39,28 +42,39 @@ def messages(
     step: int = 1,
     instances: int = 1,
     body_bytes: int = 200,
+    contacts: int = 0,
+    owner: str = PREFIX,
 ) -> str:
     """Statements that insert the messages `first`, `first + step`, … up to `last`, which belong to
-    so many instances in turn: the message 1 to the first, 2 to the second."""
-    ids = _PER_STATEMENT * step
-    return "".join(
-        _messages(table, begin, min(begin + ids - 1, last), step, instances, body_bytes)
-        for begin in range(first, last + 1, ids)
-    )
+    so many instances in turn: the message 1 to the first, 2 to the second.
 
-
-def _messages(table: str, first: int, last: int, step: int, instances: int, body_bytes: int) -> str:
-    return (
+    They are of so many contacts in turn, which must be there, or of none.
+    """
+    contact = f"1 + seq MOD {contacts}" if contacts else "NULL"
+    insert = (
         f"INSERT INTO {table} ({COLUMNS}) SELECT seq,"
-        f" CONCAT('i', LPAD((seq - 1) MOD {instances}, 4, '0')), CONCAT('wwebjs-', seq),"
+        f" CONCAT('{owner}', LPAD((seq - 1) MOD {instances}, 4, '0')), CONCAT('wwebjs-', seq),"
         " CONCAT('stanza-', seq), CONCAT('waba-', seq), CONCAT('gupshup-', seq), NULL,"
-        " CONCAT('55', 11900000000 + seq MOD 5000), '551140000000', 'chat', NULL, NULL, NULL,"
+        f" CONCAT('55', 11900000000 + seq MOD 5000), '551140000000', 'chat', NULL, NULL, {contact},"
         " seq MOD 50 = 0, seq MOD 70 = 0,"
         f" RPAD(CONCAT('message ', seq, ' '), {body_bytes}, 'all work and no play '),"
         " 1767254400 + seq, 1767254400 + seq,"
         " TIMESTAMP'2026-01-01 08:00:00.000' + INTERVAL seq * 250000 MICROSECOND,"
         f" '{SETTLED_STATUS}', NULL, NULL, NULL, NULL, seq MOD 50, NULL, 'service', NULL"
-        f" FROM seq_{first}_to_{last}_step_{step};\n"
+    )
+    ids = _PER_STATEMENT * step
+    return "".join(
+        f"{insert} FROM seq_{begin}_to_{min(begin + ids - 1, last)}_step_{step};\n"
+        for begin in range(first, last + 1, ids)
+    )
+
+
+def contacts(last: int) -> str:
+    """A statement that inserts the contacts 1 to `last` of the first instance into central."""
+    return (
+        "INSERT INTO contacts (id, name, phone, instance, is_deleted, is_blocked, is_only_admin,"
+        f" created_at) SELECT seq, CONCAT('contact ', seq), 11900000000 + seq,"
+        f" '{instance_name(0)}', 0, 0, 0, TIMESTAMP'2026-01-01 08:00:00' FROM seq_1_to_{last};\n"
     )
 
 

@@ -15,16 +15,19 @@ from daemon.demo.server import client
 
 _QUERIES = "wpp_sync_central_queries_total"
 _LOOK_SECONDS = 0.05
+_INTERVAL = 5.0
+"""The default of sync.hot_interval."""
 
 
 def take(place: Place) -> Outcome:
     fleet = place.shared("million", million)
     hot = place.size(100_000, 5_000)
+    turns = 2 * place.rounds
     _warm(fleet, hot)
     with Daemon(fleet.config(1)) as daemon:
         daemon.wait_until_idle()
         before, began = daemon.metric(_QUERIES, 'kind="hot"'), time.monotonic()
-        delays = tuple(_change(fleet, turn) for turn in range(max(place.rounds, 2)))
+        delays = tuple(_change(fleet, turn, turns) for turn in range(turns))
         seconds = time.monotonic() - began
         asked = (daemon.metric(_QUERIES, 'kind="hot"') - before) / seconds
     return Outcome(
@@ -48,8 +51,11 @@ def _warm(fleet: servers.Fleet, hot: int) -> None:
             threads.submit(client, server, sql)
 
 
-def _change(fleet: servers.Fleet, turn: int) -> float:
+def _change(fleet: servers.Fleet, turn: int, turns: int) -> float:
     """Seconds until one hot row's change shows."""
+    # The last change showed just after a look at the hot rows: this one comes at any time between
+    # two looks, and not always at the same.
+    time.sleep(_INTERVAL * turn / turns)
     row = fleet.messages - turn * 7
     client(fleet.pair.central, f"UPDATE messages SET status = 'READ' WHERE id = {row}")
     began = time.monotonic()

@@ -59,7 +59,7 @@ def _idle(place: Place, fleet: servers.Fleet, number: int, seconds: float) -> _I
     place.say(f"{number:,} idle")
     pair = fleet.pair
     with Daemon(fleet.config(number)) as daemon:
-        daemon.wait_until_idle(every=0.5)
+        daemon.wait_until_idle()
         time.sleep(place.seconds(_CALM_SECONDS, 2.0))
         pids = (daemon.pid, pair.central_server.pid, pair.local_server.pid)
         servers_ = (pair.central, pair.form)
@@ -112,7 +112,7 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             120,
             "MB",
             found.resident_mb,
-            in_the_way="an open local connection an instance (about 0.26 MB), which holds its lock",
+            in_the_way="an open local connection an instance, which holds its lock",
         ),
         Goal(
             "a pass with nothing new, statements to central of its own",

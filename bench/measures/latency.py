@@ -7,6 +7,7 @@ again, for the ids that it has not seen. Both are coroutines of one process, so 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 import asyncmy
 
-from bench import seed, servers, stats
+from bench import processes, seed, servers, stats
 from bench.measures.start import thousand
 from bench.place import Place
 from bench.processes import Daemon
@@ -44,8 +45,11 @@ class Flow:
     lags: list[float] = field(default_factory=list)
     """Seconds from the commit until a probe saw the row."""
 
-    daemon_share: float = 0.0
-    """Of a core."""
+    written: float = 0.0
+    """Rows a second that the writer came to."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of a core, by who used it: nobody can be quicker than what the machine has left."""
 
     def settings(self) -> dict[str, str]:
         return {
@@ -65,8 +69,10 @@ def take(place: Place) -> Outcome:
     for instances in (1, 10, len(fleet.locals)):
         place.say(f"{rate} rows/s to {instances:,} instances")
         with Daemon(fleet.config(instances)) as daemon:
-            daemon.wait_until_idle(every=0.5)
-            found = asyncio.run(flow(fleet, daemon, instances, rate, place.seconds(20.0, 4.0)))
+            daemon.wait_until_idle()
+            # The more instances, the fewer of their rows are looked at.
+            seconds = place.seconds(20.0 if instances <= PROBED else 60.0, 4.0)
+            found = asyncio.run(flow(fleet, daemon, instances, rate, seconds))
         name = "1 instance" if instances == 1 else f"{instances:,} instances"
         lines += describe(name, found)
     settings = found.settings() | {"instances": "see there", "instances looked at": f"≤ {PROBED}"}
@@ -74,7 +80,7 @@ def take(place: Place) -> Outcome:
 
 
 def describe(who: str, found: Flow) -> list[Line]:
-    note = f"{len(found.lags):,} rows"
+    note = f"{len(found.lags):,} rows; {found.written:,.0f} rows/s were written"
     return [
         Line(f"{who}: p{share}", "ms", (stats.quantile(found.lags, share / 100) * 1000,), note)
         for share in (50, 99)
@@ -95,11 +101,28 @@ async def flow(
         probing = asyncio.create_task(_probe(here, probed, head, committed, found))
         await _write(there, instances, head, rate, WARM_SECONDS, {}, set())
         head = await _one(there, "SELECT MAX(id) FROM messages")
-        used, began = daemon.cpu_seconds(), time.monotonic()
-        await _write(there, instances, head, rate, seconds, committed, set(probed))
-        found.daemon_share = (daemon.cpu_seconds() - used) / (time.monotonic() - began)
+        used, began = _used(fleet, daemon), time.monotonic()
+        rows = await _write(there, instances, head, rate, seconds, committed, set(probed))
+        took = time.monotonic() - began
+        found.written = rows / took
+        found.shares = {who: (now - used[who]) / took for who, now in _used(fleet, daemon).items()}
         await _arrived(probing, committed)
+    for name in probed:
+        seed.must_equal(
+            fleet.pair.central, fleet.locals[name], "wpp_messages", f"instance = '{name}'"
+        )
     return found
+
+
+def _used(fleet: servers.Fleet, daemon: Daemon) -> dict[str, float]:
+    """Seconds of the processors, by who used them."""
+    pids = {
+        "daemon": daemon.pid,
+        "central server": fleet.pair.central_server.pid,
+        "local server": fleet.pair.local_server.pid,
+        "writer and prober": os.getpid(),
+    }
+    return {who: processes.cpu_seconds(pid) for who, pid in pids.items()}
 
 
 async def _write(
@@ -110,12 +133,14 @@ async def _write(
     seconds: float,
     committed: dict[int, float],
     noted: set[str],
-) -> None:
-    """Commit rows at that rate; the noted instances' ones with the moment of their commit."""
+) -> int:
+    """Commit rows at that rate, and return how many; the noted instances' ones with the moment of
+    their commit."""
     rows = max(rate // COMMITS_PER_SECOND, 1)
     following = numbers(head + 1)
     began = time.monotonic()
-    for turn in range(int(seconds * rate / rows)):
+    turns = int(seconds * rate / rows)
+    for turn in range(turns):
         await asyncio.sleep(began + turn * rows / rate - time.monotonic())
         ids = [next(following) for _ in range(rows)]
         await connection.query(
@@ -124,6 +149,7 @@ async def _write(
         now = time.monotonic()
         owners = {id_: seed.instance_name((id_ - 1) % instances) for id_ in ids}
         committed.update({id_: now for id_, owner in owners.items() if owner in noted})
+    return turns * rows
 
 
 async def _probe(

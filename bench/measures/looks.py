@@ -17,7 +17,7 @@ def take(place: Place) -> Outcome:
     count = len(fleet.locals)
     page = f"/instances/{seed.instance_name(0)}"
     with Daemon(fleet.config(count)) as daemon:
-        daemon.wait_until_idle(every=0.5)
+        daemon.wait_until_idle()
         status = [*processes.WPP_SYNC, "status", "-c", str(daemon.config)]
         looks: dict[str, Callable[[], int]] = {
             "GET /metrics": lambda: len(daemon.get("/metrics")),

@@ -14,10 +14,13 @@ from bench.processes import Daemon
 from bench.results import Goal, Line, Outcome
 from bench.rivals import DumpPipe, Job
 from daemon.client import instance_path
+from daemon.demo.compare import compare_derived
 from daemon.demo.server import client
+from daemon.errors import WppSyncError
 
 INSTANCE = seed.instance_name(0)
 BOUNDS = {200: 9.0, 50: 4.0}
+CONTACTS = 1_000
 PIPED = f"{DumpPipe.name}, 200 rows"
 
 # A pass takes milliseconds: many are as cheap as five, and show more.
@@ -39,20 +42,20 @@ class _Growing:
         self._central = fleet.pair.central
         self._daemon = daemon
 
-    def passes(self, rows: int, times: int) -> tuple[float, ...]:
-        """Milliseconds of so many passes that found so many rows."""
-        self._pass(rows)
+    def passes(self, rows: int, times: int, contacts: int = 0) -> tuple[float, ...]:
+        """Milliseconds of so many passes that found so many rows, of so many contacts in turn."""
+        self._pass(rows, contacts)
         found: list[float] = []
         while len(found) < times:
-            # None: the poll before it came in between, or something else was to be done, too.
-            if (seconds := self._pass(rows)) is not None:
+            # None: a poll came before all was there, or something else was to be done, too.
+            if (seconds := self._pass(rows, contacts)) is not None:
                 found.append(seconds * 1000)
         return tuple(found)
 
-    def _pass(self, rows: int) -> float | None:
+    def _pass(self, rows: int, contacts: int) -> float | None:
         count, total = self._so_far()
         first, self.head = self.head + 1, self.head + rows
-        client(self._central, seed.messages("messages", self.head, first=first))
+        client(self._central, seed.messages("messages", self.head, first=first, contacts=contacts))
         time.sleep(_SETTLE_SECONDS)
         self._daemon.wait_until(self._arrived)
         count_now, total_now = self._so_far()
@@ -76,9 +79,15 @@ def take(place: Place) -> Outcome:
             growing = _Growing(fleet, daemon)
             place.say("passes")
             took = {rows: growing.passes(rows, times) for rows in BOUNDS}
+            client(fleet.pair.central, seed.contacts(CONTACTS))
+            derived = {rows: growing.passes(rows, times, CONTACTS) for rows in BOUNDS}
         seed.must_equal(fleet.pair.central, fleet.locals[INSTANCE], "wpp_messages")
+        _derived_must_be_right(fleet)
         piped = Rounds({}, {PIPED: why}) if why else _piped(place, fleet, growing.head)
     lines = [Line(f"a pass with {rows} rows", "ms", took[rows]) for rows in BOUNDS]
+    lines += [
+        Line(f"… of {rows} contacts, wpp_last_messages too", "ms", derived[rows]) for rows in BOUNDS
+    ]
     lines += [Line(PIPED, "ms", found, "whole process") for found in piped.took.values()]
     return Outcome(
         lines=tuple(lines),
@@ -96,6 +105,12 @@ def take(place: Place) -> Outcome:
         settings={"rows there already": f"{fleet.messages:,}", "poll_interval": _POLL},
         missing=piped.failed,
     )
+
+
+def _derived_must_be_right(fleet: servers.Fleet) -> None:
+    found = compare_derived(fleet.locals[INSTANCE], INSTANCE)
+    if not found.equal or found.rows_local != CONTACTS:
+        raise WppSyncError(f"wpp_last_messages is wrong: {found}")
 
 
 def _piped(place: Place, fleet: servers.Fleet, head: int) -> Rounds:

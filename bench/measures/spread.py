@@ -17,13 +17,13 @@ def take(place: Place) -> Outcome:
     count, rate = len(fleet.locals), place.size(1_000, 200)
     place.say(f"{rate:,} rows/s to {count:,} instances")
     with Daemon(fleet.config(count)) as daemon:
-        daemon.wait_until_idle(every=0.5)
+        daemon.wait_until_idle()
         found = asyncio.run(flow(fleet, daemon, count, rate, place.seconds(30.0, 5.0)))
         resident = daemon.resident_mb()
     return Outcome(
         lines=(
             *describe(f"{count:,} instances", found),
-            Line("daemon", "% of a core", (found.daemon_share * 100,)),
+            *(Line(who, "% of a core", (share * 100,)) for who, share in found.shares.items()),
             Line("daemon, resident memory", "MB", (resident,)),
         ),
         goals=(
@@ -39,7 +39,7 @@ def take(place: Place) -> Outcome:
                 f"{rate:,} rows/s over {count:,} instances, the daemon",
                 60,
                 "% of a core",
-                found.daemon_share * 100,
+                found.shares["daemon"] * 100,
                 in_the_way="a pass an instance a second, with a read, a transaction and looks at"
                 " late rows of its own",
             ),
