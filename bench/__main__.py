@@ -111,6 +111,7 @@ def _versions() -> dict[str, str]:
     return {
         "wpp-sync": f"{version('wpp-sync')} ({_said(['git', 'rev-parse', '--short', 'HEAD'])})",
         "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB",
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         "MariaDB": server.partition(" ")[0],
         "asyncmy": version("asyncmy"),

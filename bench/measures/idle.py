@@ -105,7 +105,8 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             10,
             "/s in all",
             found.central_statements,
-            in_the_way="one statement an instance that could be asked once for all",
+            in_the_way="the heads of the two incremental tables are asked for up to ten times a"
+            " second each",
         ),
         Goal(
             f"{count:,} idle instances, resident memory",
