@@ -33,6 +33,9 @@ Side = Literal["central", "local"]
 
 pytestmark = pytest.mark.timeout(900)
 
+_LIVES = 3
+"""So many lives are tried for one cut."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -75,15 +78,48 @@ def _sample(commands: Sequence[Command], *, everything: bool, part: int = 0) -> 
     return [command for number, command in enumerate(kinds) if number % 3 != part]
 
 
+def _nth_of_its_kind(command: Command, recorded: Sequence[Command]) -> int:
+    kinds = [_kind(each) for each in recorded[: command.number + 1]]
+    return kinds.count(_kind(command))
+
+
+def _when_it_comes(kind: str, nth: int) -> Callable[[Command], bool]:
+    """Passes the nth command of a kind."""
+    seen = 0
+
+    def test(command: Command) -> bool:
+        nonlocal seen
+        seen += _kind(command) == kind
+        return seen == nth
+
+    return test
+
+
 async def _broken_life(
-    stage: Stage, side: Side, number: int, moment: Moment, *, half_open: bool = False
+    stage: Stage, side: Side, command: Command, moment: Moment, *, half_open: bool = False
 ) -> str:
-    """Live with a cut; what is wrong with it, or nothing."""
+    """Live with a cut; what is wrong with it, or nothing.
+
+    A life asks some things as often as the clock has it: one that does not come to the command's
+    like is lived again, and cut at the one before.
+    """
+    nth = _nth_of_its_kind(command, stage.recorded[side])
+    for earlier in range(min(nth, _LIVES)):
+        wanted = _when_it_comes(_kind(command), nth - earlier)
+        if (wrong := await _cut_life(stage, side, wanted, moment, half_open)) is not None:
+            return wrong
+    return "it came to no such statement"
+
+
+async def _cut_life(
+    stage: Stage, side: Side, wanted: Callable[[Command], bool], moment: Moment, half_open: bool
+) -> str | None:
+    """What is wrong with a life that is cut there; None when it did not come to be cut."""
     judge, proxy = stage.scenario, stage.proxies[side]
     judge.reset()
     for other in stage.proxies.values():
         other.forget()
-    proxy.cut_at(number, moment, half_open=half_open)
+    proxy.cut_at(wanted, moment, half_open=half_open)
     async with scenario.parts(judge.config) as built:
         instance = built.instances["nunes"]
         with suppress(TransientError):  # any other error is a failure of the test
@@ -94,9 +130,7 @@ async def _broken_life(
     # Here it has said goodbye, unless that was what was cut.
     if wrong := judge.wrong():
         return f"after the end: {wrong}"
-    if proxy.cut is None:
-        return "it came to no such statement"
-    return await _left_behind(stage)
+    return None if proxy.cut is None else await _left_behind(stage)
 
 
 async def _left_behind(stage: Stage) -> str:
@@ -119,7 +153,7 @@ async def _sweep(
 ) -> None:
     broken = []
     for command, moment in points:
-        wrong = await _broken_life(stage, side, command.number, moment, half_open=half_open)
+        wrong = await _broken_life(stage, side, command, moment, half_open=half_open)
         if wrong:
             broken.append(f"{moment} {side} {command.number} {command.text[:100]}: {wrong}")
     print(f"cut at {len(points)} of {len(stage.recorded[side])} statements")  # noqa: T201
