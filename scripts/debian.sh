@@ -1,4 +1,4 @@
-# Sourced by scripts/mysql and scripts/prometheus: programs of a Debian suite, for the tests, in a
+# Sourced by scripts/mysql, prometheus and rivals: programs of a Debian suite, for tests and bench, in a
 # directory of the repository. They come through a view of apt's own, which leaves the machine's
 # packages and lists alone, and are unpacked, not installed. Done once; quick when it is there. Where
 # they cannot be had, unavailable in that directory says why, and the tests that need it are skipped.
@@ -84,5 +84,5 @@ unpack() {
 
 finish() {
     printf '%s\n' "$1" "$wanted" >"$home/ready"
-    printf '%s for the tests: %s\n' "$what" "$1" >&2
+    printf '%s: %s\n' "$what" "$1" >&2
 }

@@ -1,0 +1,83 @@
+"""Rows a second of a first sync, beside every rival. All find their local table there and empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench import seed, servers
+from bench.place import Contender, Place, Rounds
+from bench.results import Goal, Line, Outcome
+from bench.rivals import RIVALS, DumpPipe, Job, Rival
+from daemon.demo.server import client
+
+OURS = "wpp-sync sync"
+INSTANCE = seed.instance_name(0)
+
+
+def take(place: Place) -> Outcome:
+    rows, few = place.size(500_000, 20_000), place.size(100_000, 5_000)
+    missing = {rival.name: why for rival in RIVALS if (why := rival.why_not())}
+    peaks: list[float] = []
+    with servers.pair(place.fresh("first-sync")) as pair:
+        client(pair.central, seed.messages("messages", rows))
+        contenders = [Contender(OURS, ours(pair, rows, peaks))]
+        for rival in RIVALS:
+            if rival.name not in missing:
+                contenders.append(_contender(place, pair, rival, few if rival.slow else rows))
+        rounds = place.compete(contenders)
+    lines = [
+        Line(each.name, "rows/s", rounds.took[each.name], each.note)
+        for each in contenders
+        if each.name in rounds.took
+    ]
+    return Outcome(
+        lines=(*lines, Line(f"{OURS}, peak memory", "MB", tuple(peaks))),
+        goals=(_goal(rows, rounds),),
+        settings={"rows": f"{rows:,}", "columns": "28", "unique keys": "5"},
+        beside=DumpPipe.name,
+        missing=missing | rounds.failed,
+    )
+
+
+def ours(pair: servers.Pair, rows: int, peaks: list[float]) -> Callable[[], float]:
+    """A turn of wpp-sync; it leaves its peak of memory, too."""
+
+    def turn() -> float:
+        local = pair.migrated()
+        ran = pair.sync(local, INSTANCE, "--only", "messages")
+        seed.must_equal(pair.central, local, "wpp_messages")
+        pair.drop(local)
+        peaks.append(ran.peak_mb)
+        return rows / ran.seconds
+
+    return turn
+
+
+def _contender(place: Place, pair: servers.Pair, rival: Rival, rows: int) -> Contender:
+    work = place.fresh("work")
+
+    def turn() -> float:
+        local = pair.like_messages()
+        job = Job(pair.central, local, INSTANCE, rows)
+        rival.prepare(job, work)
+        ran = rival.run(job, work)
+        seed.must_equal(pair.central, local, "messages", job.where)
+        pair.drop(local)
+        return rows / ran.seconds
+
+    if rival.slow:
+        note = f"{rows:,} rows, not warmed up"
+        return Contender(rival.name, turn, required=False, rounds=1, note=note)
+    return Contender(rival.name, turn, required=False)
+
+
+def _goal(rows: int, rounds: Rounds) -> Goal:
+    return Goal(
+        f"first sync of {rows:,} messages, rows/s, one writer",
+        1.7,
+        "× the mariadb-dump pipe",
+        rounds.ratio(OURS, DumpPipe.name),
+        at_least=True,
+        in_the_way="text statements, which the local server parses; MariaDB's bulk protocol would"
+        " spare it that",
+    )

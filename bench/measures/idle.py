@@ -1,0 +1,126 @@
+"""What many instances cost that have nothing to do, beside what one costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from bench import processes, seed, servers
+from bench.measures.start import thousand
+from bench.place import Place
+from bench.processes import Daemon
+from bench.results import Goal, Line, Outcome
+
+# After the last instance is idle, so that what comes with a start is over.
+_CALM_SECONDS = 12.0
+
+# The default of poll_interval.
+_POLL_SECONDS = 1.0
+
+# Statements of the look itself: what the client says at its beginning, and the question.
+_OF_A_LOOK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """What was used while nothing happened; but for the memory, a second."""
+
+    resident_mb: float
+    daemon: float
+    central: float
+    local: float
+    central_statements: float
+    local_statements: float
+
+
+def take(place: Place) -> Outcome:
+    fleet = place.shared("thousand", thousand)
+    count = len(fleet.locals)
+    # Longer than whole_interval, so that each thing that is done now and then is done.
+    seconds = place.seconds(65.0, 5.0)
+    half = count // 2
+    one, some, all_ = (_idle(place, fleet, number, seconds) for number in (1, half, count))
+    # Half of them ask already as often as is asked for all; more would be what an instance adds.
+    added = (all_.central_statements - some.central_statements) / (count - half)
+    own = max(added * _POLL_SECONDS, 0.0)
+    return Outcome(
+        lines=(
+            *_lines(f"{count:,} instances", all_),
+            *_lines(f"{half:,} instances", some),
+            *_lines("1 instance", one),
+            Line("statements to central, one more instance's pass", "", (own,)),
+        ),
+        goals=_goals(count, all_, own),
+        settings={"seconds": f"{seconds:g}", "messages": f"{fleet.messages:,}"},
+    )
+
+
+def _idle(place: Place, fleet: servers.Fleet, number: int, seconds: float) -> _Idle:
+    place.say(f"{number:,} idle")
+    pair = fleet.pair
+    with Daemon(fleet.config(number)) as daemon:
+        daemon.wait_until_idle()
+        time.sleep(place.seconds(_CALM_SECONDS, 2.0))
+        pids = (daemon.pid, pair.central_server.pid, pair.local_server.pid)
+        servers_ = (pair.central, pair.form)
+        cpu = [processes.cpu_seconds(pid) for pid in pids]
+        asked = [_statements(server) for server in servers_]
+        time.sleep(seconds)
+        cpu = [processes.cpu_seconds(pid) - was for pid, was in zip(pids, cpu, strict=True)]
+        asked = [
+            _statements(server) - was - _OF_A_LOOK
+            for server, was in zip(servers_, asked, strict=True)
+        ]
+        rates = [each / seconds for each in (*cpu, *asked)]
+        return _Idle(daemon.resident_mb(), *rates)
+
+
+def _statements(server: seed.Server) -> int:
+    ((_, value),) = seed.rows(server, "SHOW GLOBAL STATUS LIKE 'Questions'")
+    return int(value)
+
+
+def _lines(who: str, found: _Idle) -> list[Line]:
+    return [
+        Line(f"{who}: daemon", "% of a core", (found.daemon * 100,)),
+        Line(f"{who}: central server", "% of a core", (found.central * 100,)),
+        Line(f"{who}: local server", "% of a core", (found.local * 100,)),
+        Line(f"{who}: statements to central", "/s", (found.central_statements,)),
+        Line(f"{who}: statements to local", "/s", (found.local_statements,)),
+        Line(f"{who}: resident memory", "MB", (found.resident_mb,)),
+    ]
+
+
+def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
+    return (
+        Goal(
+            f"{count:,} idle instances, the daemon",
+            1,
+            "% of a core",
+            found.daemon * 100,
+            in_the_way="a timer and a heartbeat for each instance and its connection",
+        ),
+        Goal(
+            f"{count:,} idle instances, statements to central",
+            10,
+            "/s in all",
+            found.central_statements,
+            in_the_way="the heads of the two incremental tables are asked for up to ten times a"
+            " second each",
+        ),
+        Goal(
+            f"{count:,} idle instances, resident memory",
+            120,
+            "MB",
+            found.resident_mb,
+            in_the_way="an open local connection an instance, which holds its lock",
+        ),
+        Goal(
+            "a pass with nothing new, statements to central of its own",
+            0,
+            "a pass",
+            # No finer: what is done now and then for all falls into one window or the other.
+            round(own, 2),
+            in_the_way="something that an idle instance asks alone",
+        ),
+    )
