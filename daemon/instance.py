@@ -805,7 +805,6 @@ class Instance:
             return connection
         try:
             await self._heed(connection)
-            self._metrics.begin(self.name, self.entities)
             await self._migrate(connection, stop)
             await self._refuse_state_without_transactions(connection)
             await state.ensure(connection, list(self.entities), f"{self.name} state")

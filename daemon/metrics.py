@@ -25,7 +25,6 @@ from prometheus_client import (
 )
 
 from daemon import db, seen
-from daemon.entities import Entity
 from daemon.seen import EACH, INSTANCE, PREFIX, InstanceSeen
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -33,12 +32,6 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that no query uses
 
 _DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-OPERATIONS = ("upsert", "delete")
-DIFFERENCES = ("missing", "differing", "extra")
-RESETS = ("control", "sighup")
-"""What may stand in `operation`, in `kind` of differences and in `trigger`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +71,6 @@ class Metrics:
             "migrations_applied", "Migrations put in effect.", *INSTANCE
         )
         self.resets = self._counter("resets", "Resets by trigger.", "trigger")
-        for trigger in RESETS:
-            self.resets.labels(trigger)
         self.batch_duration = self._histogram(
             "batch_duration_seconds", "Local transaction of one batch.", "entity"
         )
@@ -131,19 +122,6 @@ class Metrics:
             self._connections.labels(role).set(number)
         text: bytes = generate_latest(self.registry)
         return text + "".join(seen.written(list(instances))).encode()
-
-    def begin(self, instance: str, entities: Mapping[str, Entity]) -> None:
-        """Tell what an instance will count, as 0: increase() takes the first value that it sees for
-        the beginning. Not its errors: there are dozens of kinds, and most never come."""
-        self.migrations_applied.labels(instance)
-        for name, entity in entities.items():
-            self.reconcile_chunks.labels(instance, name)
-            for operation in OPERATIONS:
-                self.rows.labels(instance, name, operation)
-            for kind in DIFFERENCES:
-                self.reconcile_differences.labels(instance, name, kind)
-            if entity.motion == "incremental":
-                self.late_rows.labels(instance, name)
 
     def forget(self, instance: str) -> None:
         """Remove what was counted for an instance that is gone."""

@@ -20,7 +20,7 @@ SILENT_SECONDS = 75.0
 Longer than a Prometheus waits as a rule: it asks again on the same connection."""
 
 UNREAD_SECONDS = 60.0
-"""So long what is sent may be left unread: of a thousand instances the metrics are seven
+"""So long what is sent may be left unread: of a thousand instances the metrics are six
 megabytes."""
 
 MOST = 256

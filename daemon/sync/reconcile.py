@@ -19,7 +19,7 @@ from daemon import grid, local
 from daemon.aio import Clock, together
 from daemon.central import Central, Sum
 from daemon.errors import TransientError, WppSyncError
-from daemon.metrics import DIFFERENCES, Metrics
+from daemon.metrics import Metrics
 from daemon.sql import Key, Range, parts
 from daemon.sync.commit import Committer
 
@@ -296,7 +296,7 @@ class Reconcile:
             if not self._dry_run:
                 await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
             # Only now: where the repair fails, they are found once more.
-            for kind in DIFFERENCES:
+            for kind in ("missing", "differing", "extra"):
                 certain = getattr(found, kind)
                 self.tally.note(kind, certain)
                 if self._dry_run:

@@ -58,14 +58,10 @@ async def found_by(
     return {name: count for name, count in counts.items() if any(count)}
 
 
-def series(instance: Instance) -> list[tuple[str, float]]:
-    """Entities and differences that the metrics tell of."""
-    (counter,) = instance.shared.metrics.reconcile_differences.collect()
-    return [(sample.labels["entity"], sample.value) for sample in counter.samples]
-
-
 def counted(instance: Instance) -> float:
-    return sum(value for _, value in series(instance))
+    """The differences that the metrics tell of."""
+    (counter,) = instance.shared.metrics.reconcile_differences.collect()
+    return sum(sample.value for sample in counter.samples)
 
 
 async def test_entities_without_a_watermark_are_copied_whole(
@@ -108,7 +104,6 @@ async def test_every_kind_of_difference_is_found_and_repaired(
             "schedules": (0, 1, 0),
         }
         before = counted(i)
-        assert {name for name, *_ in series(i)} == set(ENTITIES), "also of what never differed"
         assert await found_by(i, dry_run=True) == expected
         assert await found_by(i, dry_run=True) == expected, "a dry run changes nothing"
         assert counted(i) == before, "and counts nothing"

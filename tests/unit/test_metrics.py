@@ -13,7 +13,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_fd_to_metric_families, text_string_to_metric_families
 
 from daemon import seen
-from daemon.entities import CATALOGUE
 from daemon.metrics import Metrics
 from daemon.seen import STATES, EntitySeen, InstanceSeen
 
@@ -182,36 +181,6 @@ def test_the_states_are_those_of_the_interface() -> None:
     assert STATES == (
         "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed",
     )  # fmt: skip
-
-
-def test_what_an_instance_will_count_begins_at_0(metrics: Metrics) -> None:
-    """increase() does not see a series that begins with the first thing it counts."""
-    metrics.begin("nunes", CATALOGUE)
-
-    counted = {
-        (sample.name, *(sample.labels[name] for name in LABELS[sample.name]))
-        for metric in exposed(metrics).values()
-        for sample in metric.samples
-        if metric.type == "counter" and sample.name.startswith("wpp_sync_")
-        if sample.value == 0
-    }
-    assert counted == {
-        ("wpp_sync_resets_total", "control"),
-        ("wpp_sync_resets_total", "sighup"),
-        ("wpp_sync_migrations_applied_total", "nunes"),
-        *(("wpp_sync_late_rows_total", "nunes", name) for name in ("messages", "chats")),
-        *(("wpp_sync_reconcile_chunks_total", "nunes", name) for name in CATALOGUE),
-        *(
-            ("wpp_sync_rows_total", "nunes", name, operation)
-            for name in CATALOGUE
-            for operation in ("upsert", "delete")
-        ),
-        *(
-            ("wpp_sync_reconcile_differences_total", "nunes", name, kind)
-            for name in CATALOGUE
-            for kind in ("missing", "differing", "extra")
-        ),
-    }
 
 
 def test_forgetting_an_instance_leaves_none_of_its_series_and_all_of_the_others(
