@@ -13,17 +13,22 @@ looks for himself.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
 from daemon.aio import Clock
 from daemon.central import NOTHING, Central, Sum
-from daemon.errors import DatabaseError, internal
+from daemon.errors import DatabaseError, WppSyncError, internal
 from daemon.ledger import Ledger, Stretch, Told
 from daemon.sql import Key, Sums
 
 _LEAST_SECONDS = 0.1
+
+_MISHAPS = 3
+"""So many looks in a row may fail before anybody is told: all would come at once."""
+
 
 _ERROR_SECONDS = 1.0
 """After trouble the next look follows so late; the instances have been told."""
@@ -58,7 +63,7 @@ class Member:
         """What is known now; None where nobody looks. What it told of is told once: whoever takes
         it and fails must join anew."""
         ledger = self._table.ledger
-        if ledger is None:
+        if ledger is None or self._table.trouble:
             return None
         suspect, self._suspect, self._heeded = self._suspect, None, True
         return Told(ledger.base, ledger.upto, ledger.vouched, suspect)
@@ -79,13 +84,22 @@ class _Table:
     def __init__(self) -> None:
         self.members: dict[str, list[Member]] = {}
         self.ledger: Ledger | None = None
-        """None: nobody looks, or the last look has failed."""
+        """None: nobody has looked yet."""
 
         self.looked_at = float("-inf")
         """When the last look began that was done to its end."""
 
         self.scanned_again_at = float("-inf")
-        self.trouble = False
+        self.fell_to: int | None = None
+        """A head below what was scanned that means nothing."""
+
+        self.failures = 0
+        """So many looks have failed since the last one that did not."""
+
+    @property
+    def trouble(self) -> bool:
+        """It has failed too often for a mishap: everybody looks for himself."""
+        return self.failures >= _MISHAPS
 
 
 class Standing:
@@ -137,6 +151,7 @@ class Watch:
         self._tables: dict[Sums, _Table] = {}
         self._interval: float | None = None
         self._standings: dict[tuple[Sums, bool], set[Standing]] = {}
+        self._misses = Counter[Sums]()
         self._log = structlog.get_logger()
 
     def join(self, sums: Sums, instance: str, news: asyncio.Event, interval: float) -> Member:
@@ -176,15 +191,11 @@ class Watch:
             try:
                 await self._look(sums, table)
             except DatabaseError as error:
-                self._trouble(table, sums, error.code)
+                self._failed(table, sums, error.code)
                 pause = max(pause, _ERROR_SECONDS)
             except Exception as error:  # noqa: BLE001 - a bug here must not keep rows from anybody
-                told = internal(error)
-                self._log.error(
-                    "watch broke", table=sums.table, code=told.code, error=told.message,
-                    hint=told.hint,
-                )  # fmt: skip
-                self._trouble(table, sums, told.code)
+                table.ledger, table.failures = None, max(table.failures, _MISHAPS - 1)
+                self._failed(table, sums, self._broke(sums, error).code)
                 pause = max(pause, _ERROR_SECONDS)
         return pause
 
@@ -220,10 +231,9 @@ class Watch:
                 each.due_at = (now // each.interval + 1) * each.interval
             if not due:
                 continue
-            try:
-                found = await (self._central.totals(sums) if whole else self._of_keys(sums, due))
-            except DatabaseError:
-                found = None  # whoever rests should see it for himself
+            found = await self._sums(sums, due, whole=whole)
+            if found is None and self._misses[sums] < _MISHAPS:
+                continue
             for each in due:
                 if found is not None and found.get(each.owner, NOTHING) == each.expected:
                     each.held_at = now
@@ -233,15 +243,40 @@ class Watch:
         waits = (each.due_at - now for some in self._standings.values() for each in some)
         return max(_LEAST_SECONDS, min(waits, default=_ERROR_SECONDS))
 
-    async def _of_keys(self, sums: Sums, due: Sequence[Standing]) -> dict[str, Sum]:
-        keys = [key for each in due for key in each.keys or ()]
-        return await self._central.sums_of_keys(sums, keys)
+    async def _sums(
+        self, sums: Sums, due: Sequence[Standing], *, whole: bool
+    ) -> dict[str, Sum] | None:
+        """What central has, by owner; None when it does not say. After some mishaps those who rest
+        are told, and see for themselves."""
+        try:
+            if whole:
+                found = await self._central.totals(sums)
+            else:
+                keys = [key for each in due for key in each.keys or ()]
+                found = await self._central.sums_of_keys(sums, keys)
+        except DatabaseError:
+            self._misses[sums] += 1
+            return None
+        except Exception as error:  # noqa: BLE001 - as in `look`
+            self._broke(sums, error)
+            self._misses[sums] += _MISHAPS
+            return None
+        del self._misses[sums]
+        return found
 
-    def _trouble(self, table: _Table, sums: Sums, code: str) -> None:
-        """From here on everybody looks for himself, until a look succeeds."""
-        table.ledger = None
-        if not table.trouble:
-            table.trouble = True
+    def _broke(self, sums: Sums, error: Exception) -> WppSyncError:
+        told = internal(error)
+        self._log.error(
+            "watch broke", table=sums.table, code=told.code, error=told.message, hint=told.hint
+        )
+        return told
+
+    def _failed(self, table: _Table, sums: Sums, code: str) -> None:
+        """What was seen before stays true; when it goes on like this, everybody looks for himself
+        until a look succeeds."""
+        before = table.trouble
+        table.failures += 1
+        if table.trouble and not before:
             self._log.debug("watch interrupted", table=sums.table, code=code)
             self._tell(table, table.members, None)
 
@@ -249,11 +284,11 @@ class Watch:
         began = self._clock()
         head = (await self._central.head(sums.table, sums.key[0])).id
         ledger = table.ledger
-        if ledger is None or head < ledger.upto:
-            table.ledger, table.trouble = Ledger(head), False
-            if ledger is not None:
-                self._tell(table, table.members, None)  # ids were taken away
-            ledger = table.ledger
+        if ledger is None:
+            ledger = table.ledger = Ledger(head)
+        elif head < ledger.upto and await self._rewound(sums, table, ledger, head):
+            ledger = table.ledger = Ledger(head)
+            self._tell(table, table.members, None)
         while ledger.upto < head:
             upto = min(head, ledger.upto + self.SCAN_IDS)
             seen = await self._central.new_ids(sums, after=ledger.upto, upto=upto)
@@ -262,7 +297,18 @@ class Watch:
         if ledger.stretches:
             await self._settle(sums, table, ledger)
             await self._scan_again(sums, table, ledger)
-        table.looked_at = began
+        table.looked_at, table.failures = began, 0
+
+    async def _rewound(self, sums: Sums, table: _Table, ledger: Ledger, head: int) -> bool:
+        """Whether the table hands out ids again that were scanned. Rows that were deleted at its
+        end lower the head, too, and their ids do not come again."""
+        if table.fell_to == head:
+            return False
+        following = await self._central.next_id(sums.table)
+        if following is None or following <= ledger.upto:
+            return True
+        table.fell_to = head
+        return False
 
     async def _settle(self, sums: Sums, table: _Table, ledger: Ledger) -> None:
         """First the evidence, then the scan, then the claim."""

@@ -198,3 +198,22 @@ def test_it_does_not_rest_while_another_daemon_stands_by(
             other.wait_until(lambda: other.state() == "idle")
             mirror.run(central, INSERT)
             other.wait_until(lambda: mirror.differences(central, local) == "")
+
+
+def test_rows_deleted_at_the_end_wake_nobody(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """They lower the head, and their ids do not come again."""
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        newest = max(mirror.central_ids(central, "karsten"))
+        mirror.insert_messages(central, [newest + 50], "karsten")
+        time.sleep(1.0)
+        mirror.run(central, f"DELETE FROM messages WHERE id = {newest + 50}")
+        time.sleep(1.0)
+        assert connections(local) == 0
+        mirror.run(central, INSERT)
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        assert daemon.metric("wpp_sync_late_rows_total", wpp_instance="nunes") == 0
+        mirror.run(central, "SET FOREIGN_KEY_CHECKS = 0; TRUNCATE messages")
+        daemon.wait_until(lambda: daemon.entity()["rewound"])
