@@ -1,0 +1,155 @@
+"""The shared look at new ids, on real servers of both families."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.app import Parts
+from daemon.sql import Sums
+from daemon.watch import Member, Watch
+from tests import mirror
+from tests.in_process import a_pass, parts
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+WriteConfig = Callable[..., Path]
+
+EXACT: dict[str, object] = {"sync": {"settle": "exact"}}
+INSERT = (
+    "INSERT INTO messages (instance, `from`, `to`, type, is_forwarded, is_edited, body, timestamp,"
+    " sent_at, status) VALUES ('nunes', '1', '2', 'chat', 0, 0, 'x', '3', NOW(3), 'READ')"
+)
+
+
+class Joined:
+    """A watch over messages, and one who follows them."""
+
+    def __init__(self, built: Parts, sums: Sums, owner: str = "nunes") -> None:
+        self.central = built.central
+        self.central.HEAD_AGE = self.central.LOOK_AGE = 0.0
+        self.watch = Watch(built.central, time.monotonic)
+        self.watch.AGAIN_SECONDS = 0.0
+        self.news = asyncio.Event()
+        self.member: Member = self.watch.join(sums, owner, self.news, 0.1)
+
+    async def look(self) -> tuple[bool, int | None]:
+        """Whether it was told of something, and from where on it is suspect."""
+        self.news.clear()
+        await self.watch.look()
+        told = self.member.take()
+        assert told is not None
+        return self.news.is_set(), told.suspect
+
+
+async def _sums(built: Parts) -> Sums:
+    instance = built.instances["nunes"]
+    await a_pass(instance)
+    sums = instance.motions["messages"].plan.new_ids
+    assert sums is not None
+    return sums
+
+
+async def test_who_has_new_rows_is_told_byte_for_byte(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        joined = Joined(built, await _sums(built))
+        assert await joined.look() == (False, None), "the scans begin at the head"
+        for other in ("karsten", "Nunes", "núnes", "nunes "):
+            mirror.insert_message(central, None, other)
+        assert await joined.look() == (False, None), "they are others'"
+        before = max(mirror.central_ids(central, "nunes "))
+        mirror.insert_message(central, None)
+        assert await joined.look() == (True, before)
+        assert await joined.look() == (False, None), "told once"
+
+
+async def test_a_row_that_comes_late_is_told_of_and_then_vouched_for(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        joined = Joined(built, await _sums(built))
+        await joined.look()
+        with mirror.Session(central) as writer:
+            writer.execute(f"BEGIN; {INSERT}")
+            mirror.insert_messages(central, range(20, 23), "karsten")
+            assert await joined.look() == (False, None)
+            for _ in range(8):
+                await asyncio.sleep(0.4)
+                assert await joined.look() == (False, None)
+            told = joined.member.take()
+            assert told is not None
+            assert told.vouched == 5, "it is in flight"
+            writer.execute("COMMIT")
+        assert await joined.look() == (True, 5)
+        deadline = time.monotonic() + 20
+        while (told := joined.member.take()) and told.vouched < 22:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+            await joined.look()
+
+
+async def test_one_mishap_is_told_to_nobody_and_trouble_to_all(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        joined = Joined(built, await _sums(built))
+        await joined.look()
+        quiet_at = joined.member.quiet_at
+        mirror.run(central, "RENAME TABLE messages TO elsewhere")
+        for told in (False, False, True):
+            joined.news.clear()
+            await joined.watch.look()
+            assert joined.news.is_set() == told
+        assert joined.member.take() is None, "everybody looks for himself"
+        assert joined.member.quiet_at == quiet_at, "and nobody says that all is well"
+        mirror.run(central, "RENAME TABLE elsewhere TO messages")
+        mirror.insert_message(central, None)
+        assert await joined.look() == (True, 5), "what was seen before is still known"
+        assert joined.member.quiet_at > quiet_at
+
+
+@pytest.mark.parametrize("keys", [None, [1, 2, 3]])
+async def test_who_rests_is_told_when_the_sums_change(
+    databases: Databases, write_config: WriteConfig, keys: list[int] | None
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    mirror.insert_messages(central, range(6, 9), "karsten")
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        await a_pass(built.instances["nunes"])
+        plan = built.instances["nunes"].motions["messages"].plan
+        watch, news = Watch(built.central, time.monotonic), asyncio.Event()
+        built.central.HEAD_AGE = 0.0
+        sums = plan.central_sums
+        found = await (
+            built.central.totals(sums) if keys is None else built.central.sums_of_keys(sums, keys)
+        )
+        assert found["nunes"][0] == (5 if keys is None else 3)
+        standing = watch.expect(sums, "nunes", keys, found["nunes"], news, 0.1)
+        await watch.compare()
+        assert not news.is_set()
+        assert standing.held_at is not None
+        await asyncio.sleep(0.15)
+        mirror.run(central, "UPDATE messages SET body = 'new' WHERE id = 7")  # karsten's
+        await watch.compare()
+        assert not news.is_set()
+        await asyncio.sleep(0.15)
+        mirror.run(central, "UPDATE messages SET body = 'new' WHERE id = 2")
+        await watch.compare()
+        assert news.is_set()
+        standing.leave()
+        assert await watch.compare() == 1.0, "nobody waits for anything"
