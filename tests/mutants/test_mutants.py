@@ -54,6 +54,28 @@ MUTANTS = (
         "tests/integration/test_settling.py",
     ),
     Mutant(
+        "what was told once has to be read before it is passed over",
+        "daemon/ledger.py",
+        "        if position >= told.base and not self.unread(position):\n",
+        "        if position >= told.base:\n",
+        "tests/unit/test_ledger.py",
+    ),
+    Mutant(
+        "what the scans find late is looked for",
+        "daemon/sync/incremental.py",
+        "            late += await self._look_at_suspects(stop, deadline)\n",
+        "            self._reading.suspect = None\n",
+        "tests/acceptance/test_rest.py",
+    ),
+    Mutant(
+        "a stretch is vouched for by a scan after it has settled",
+        "daemon/watch.py",
+        "            await self._scan(sums, table, ledger, stretch)\n"
+        "            ledger.vouch(stretch)\n",
+        "            ledger.vouch(stretch)\n",
+        "tests/acceptance/test_rest.py tests/integration/test_watch.py",
+    ),
+    Mutant(
         "the position never lies beyond the head",
         "daemon/sync/incremental.py",
         "await self._copy(head.id, stop, deadline)",
