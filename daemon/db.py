@@ -19,7 +19,7 @@ from typing import Any, Literal
 import asyncmy
 from asyncmy.cursors import Cursor, SSCursor
 
-from daemon import sql
+from daemon import driver, sql
 from daemon.config import Server
 from daemon.errors import (
     AccessError,
@@ -178,6 +178,10 @@ class Connection:
         self.mariadb = "mariadb" in self.version.lower()
         self.thread_id: int = raw.thread_id()
         self.max_packet = 1 << 20
+        self.bulk = driver.offers_bulk(raw)
+        """Whether `execute_bulk` can be tried."""
+
+        self._prepared = driver.Prepared(raw)
         self.longest_silence = 28_800
         """Seconds after which the server closes a local connection that says nothing."""
 
@@ -198,11 +202,7 @@ class Connection:
         raw, self._raw = self._raw, None
         if raw is not None:
             _open[self.role] -= 1
-            transport = raw._transport
-            raw.close()
-            if transport is not None:
-                # close() would wait for what was written to be sent: for ever, to a hung server.
-                transport.abort()
+            driver.abort(raw)
 
     async def close(self) -> None:
         """Say goodbye and close."""
@@ -230,6 +230,18 @@ class Connection:
         async with self._guarded(timeout):
             affected: int = await self._raw.query(text)
         return affected
+
+    async def execute_bulk(self, statement: bytes, packet: bytes) -> bool:
+        """Carry a statement out for each row of a packet (`bulk.packets`): for all or, when
+        it fails, for none. False: this server cannot do that after all, and has done nothing."""
+        try:
+            async with self._guarded("default"):
+                await self._prepared.execute(statement, packet)
+        except DatabaseError as error:
+            if error.errno not in driver.UNABLE or not self.usable:
+                raise
+            self.bulk = False
+        return self.bulk
 
     async def fetch(self, statement: Statement, *, most: float | None = None) -> list[Row]:
         """All rows of a small result; `most`: the server gives up (TOOK_TOO_LONG) after so many

@@ -147,30 +147,59 @@ def text_or_marked(column: str) -> str:
 # --- rows ------------------------------------------------------------------------------------
 
 
+_ROWS_AT_ONCE = 64
+"""Rows written as text at once. Few enough that rows of megabytes do not stand in memory several
+times."""
+
+# What stands for what lies between the values of many rows while they are escaped at once: bytes
+# that no utf8mb4 text has. Other values may have them, so they are counted.
+_COMMA, _ROW_END, _NULL = b"\xff", b"\xfe", b"\xfd"
+
+
 def rows_as_values(rows: Sequence[Row], binary: Sequence[bool], max_bytes: int) -> Iterator[bytes]:
     """Rows as the text behind VALUES, in pieces of at most `max_bytes` (a piece has one row at
     least). `binary` tells which columns are byte strings."""
-    prefixes = [b"_binary'" if flag else b"'" for flag in binary]
     piece: list[bytes] = []
     size = 0
-    for row in rows:
-        text = (
-            b"("
-            + b",".join(
-                [
-                    b"NULL" if value is None else prefix + value.replace(b"'", b"''") + b"'"
-                    for prefix, value in zip(prefixes, row, strict=True)
-                ]
-            )
-            + b")"
-        )
-        if piece and size + len(text) + 1 > max_bytes:
-            yield b",".join(piece)
-            piece, size = [], 0
-        piece.append(text)
-        size += len(text) + 1
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        together = None if any(binary) else _as_one_text(some, len(binary))
+        fits = together is not None and len(together) < max_bytes
+        for text in [together] if together is not None and fits else _as_texts(some, binary):
+            if piece and size + len(text) + 1 > max_bytes:
+                yield b",".join(piece)
+                piece, size = [], 0
+            piece.append(text)
+            size += len(text) + 1
     if piece:
         yield b",".join(piece)
+
+
+def _as_one_text(rows: Sequence[Row], width: int) -> bytes | None:
+    """All of these rows, escaped in one go, which takes two thirds of the time; None where that
+    cannot be, because a value contains a mark."""
+    text = _ROW_END.join(
+        [_COMMA.join([_NULL if value is None else value for value in row]) for row in rows]
+    )
+    if (
+        text.count(_COMMA) != len(rows) * (width - 1)
+        or text.count(_ROW_END) != len(rows) - 1
+        or text.count(_NULL) != sum([row.count(None) for row in rows])
+    ):
+        return None
+    text = text.replace(b"'", b"''").replace(_COMMA, b"','").replace(_ROW_END, b"'),('")
+    return (b"('" + text + b"')").replace(b"'" + _NULL + b"'", b"NULL")
+
+
+def _as_texts(rows: Sequence[Row], binary: Sequence[bool]) -> Iterator[bytes]:
+    """Row by row, value by value."""
+    prefixes = [b"_binary'" if flag else b"'" for flag in binary]
+    for row in rows:
+        values = [
+            b"NULL" if value is None else prefix + value.replace(b"'", b"''") + b"'"
+            for prefix, value in zip(prefixes, row, strict=True)
+        ]
+        yield b"(" + b",".join(values) + b")"
 
 
 def upsert_frame(table: str, columns: Sequence[str], key: Sequence[str]) -> tuple[bytes, bytes]:

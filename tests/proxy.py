@@ -20,6 +20,8 @@ MOMENTS: tuple[Moment, ...] = get_args(Moment)
 
 COM_QUIT = 0x01
 COM_QUERY = 0x03
+COM_STMT_PREPARE = 0x16
+COM_STMT_BULK_EXECUTE = 0xFA
 
 _DEPRECATE_EOF = 1 << 24
 _SSL = 1 << 11
@@ -27,7 +29,8 @@ _SSL = 1 << 11
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command of a client. `text` is a query's text; other commands are named by number."""
+    """One command of a client. `text` is a query's text, or what is done with a prepared statement;
+    other commands are named by number."""
 
     number: int
     text: str
@@ -102,8 +105,7 @@ class Proxy:
     def saw(self, payload: bytes) -> Moment | None:
         """Note a command; the moment when it is to be cut, if it is."""
         kind, body = payload[0], payload[1:]
-        text = body.decode("utf-8", "replace") if kind == COM_QUERY else f"command {kind}"
-        command = Command(len(self.commands), text)
+        command = Command(len(self.commands), _text(kind, body))
         self.commands.append(command)
         self.listener(command)
         if self._wanted is None or self.cut is not None or not self._wanted[0](command):
@@ -183,7 +185,8 @@ class _Link:
                     self._deprecate_eof = bool(flags & _DEPRECATE_EOF)
                 elif header[3] == 0:  # the first packet of a command; the handshake's are numbered
                     self._moment = self._proxy.saw(payload)
-                    self._answer = _Answer(deprecate_eof=self._deprecate_eof)
+                    prepares = payload[0] == COM_STMT_PREPARE
+                    self._answer = _Answer(deprecate_eof=self._deprecate_eof, prepares=prepares)
                     if self._moment == "before":
                         self._to_client.transport.abort()
                         return
@@ -211,14 +214,17 @@ class _Link:
 class _Answer:
     """Where a server's answer to one command ends."""
 
-    def __init__(self, *, deprecate_eof: bool) -> None:
+    def __init__(self, *, deprecate_eof: bool, prepares: bool = False) -> None:
         self._deprecate_eof = deprecate_eof
+        self._prepares = prepares
         self._definitions = -1
 
     def ends_with(self, packet: bytes) -> bool:
         """Note the next packet; True when it is the last one."""
         if packet[0] == 0xFF:
             return True
+        if self._prepares:
+            return self._ends_preparing(packet)
         if self._definitions < 0:
             if packet[0] == 0x00:
                 return True
@@ -230,6 +236,25 @@ class _Answer:
             return False
         longest = 0xFFFFFF if self._deprecate_eof else 9
         return packet[0] == 0xFE and len(packet) < longest
+
+    def _ends_preparing(self, packet: bytes) -> bool:
+        """What a statement has of columns and parameters is defined behind the first packet."""
+        if self._definitions < 0:
+            numbers = [int.from_bytes(packet[at : at + 2], "little") for at in (5, 7)]
+            ends = 0 if self._deprecate_eof else sum(number > 0 for number in numbers)
+            self._definitions = sum(numbers) + ends
+        else:
+            self._definitions -= 1
+        return self._definitions == 0
+
+
+def _text(kind: int, body: bytes) -> str:
+    if kind == COM_STMT_BULK_EXECUTE:
+        return "BULK EXECUTE"
+    if kind not in {COM_QUERY, COM_STMT_PREPARE}:
+        return f"command {kind}"
+    text = body.decode("utf-8", "replace")
+    return f"PREPARE {text}" if kind == COM_STMT_PREPARE else text
 
 
 async def _packet(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -20,7 +20,7 @@ from typing import Self
 
 import pytest
 
-from daemon import app, config
+from daemon import app, config, local
 from daemon.app import Parts
 from daemon.errors import StandbyError, TransientError
 from daemon.instance import Instance
@@ -51,11 +51,13 @@ class _AtOnce(Rule):
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """All that a life does now and then, it does at once: settle, look, save, count."""
+    """All that a life does now and then, it does at once: settle, look, save, count; and rows go by
+    the bulk protocol where there are some of them, so that it is broken, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rule, "of", lambda _setting: _AtOnce(0.000_001, exact=True))
         for name in ("_LOOK_SECONDS", "_SAVE_SECONDS", "_COUNT_SECONDS", "_COUNT_IDS"):
             patch.setattr(Incremental, name, 0)
+        patch.setattr(local, "BULK_ROWS", 3)
         yield
 
 

@@ -28,16 +28,18 @@ _HIGHEST_KEY = (1 << 63) - 1
 class Limits:
     """What bounds one batch, and so the memory of an instance: about four times `bytes`."""
 
-    rows: int = 2000
+    rows: int = 5000
     bytes: int = 4 << 20
 
 
 class Reach:
-    """How much to ask of central at once, learnt from its last answers. Pure.
+    """How much to ask of central at once, learnt from its last answers and from how long the local
+    server took with them. Pure.
 
     The rows of an instance lie thin among those of others: a statement that looks for the next
     2,000 of them may have to pass millions. `span`, the width of ids that one statement may look
-    at, follows the time that it took; `rows` follows the bytes that came.
+    at, follows the time that it took; `rows` follows the bytes that came, and what is `most` the
+    time that it took to write them.
     """
 
     _FAST = 0.2
@@ -45,10 +47,14 @@ class Reach:
     _LEAST = 1_000
     _MOST = 1 << 62
 
+    _FEW_ROWS = 2_000
+    """A batch of so many is nearly as fast as can be. It begins with them, and goes back to them
+    where a larger batch would hold its transaction, and whoever waits for its end, for long."""
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.span = 100_000
-        self.rows = limits.rows
+        self.most = self.rows = min(limits.rows, self._FEW_ROWS)
 
     def learn(self, page: Page) -> None:
         """Adjust to what came back."""
@@ -56,13 +62,21 @@ class Reach:
             # A little less than what fitted: a result that is cut costs its connection.
             self.rows = max(1, len(page.rows) * 3 // 4)
         elif page.size < self._limits.bytes // 2:
-            self.rows = min(self._limits.rows, self.rows * 2)
+            self.rows = min(self.most, self.rows * 2)
         if page.full:
             return
         if page.seconds < self._FAST:
             self.span = min(self._MOST, self.span * 4)
         elif page.seconds > self._SLOW:
             self.span = max(self._LEAST, self.span // 4)
+
+    def wrote(self, rows: int, seconds: float) -> None:
+        """A batch of so many rows was written in so long."""
+        if seconds > self._SLOW:
+            self.most = min(self._limits.rows, self._FEW_ROWS)
+        elif rows >= self.rows and seconds < self._FAST:
+            self.most = self._limits.rows
+        self.rows = min(self.rows, self.most)
 
     def shrink(self) -> None:
         """A statement ran into its time limit."""
@@ -303,7 +317,9 @@ class Incremental:
             settled = max(settled, min(sure, page.end))
         if page.rows:
             watermark = max(self.state.last_synced_id, key_of(page.rows[-1]))
+            began = self._clock()
             taken = await self.committer.commit(page.rows, watermark=watermark, settled=settled)
+            self._reach.wrote(len(page.rows), self._clock() - began)
         self.position = page.end
         self.settled = settled
         self.lag_rows = max(0, self.lag_rows - len(page.rows))
