@@ -26,6 +26,7 @@ import pytest
 import yaml
 
 from daemon import errors
+from daemon import local as rows_to_local
 from daemon.demo.central import schema
 from daemon.demo.server import MariaDB, PrivateServer, template
 from tests import mysql_server, prometheus
@@ -163,6 +164,15 @@ def pytest_terminal_summary(
 def pair() -> Pair:
     """The families of `central`, `local`, `servers`: MariaDB, where a test runs on one pair."""
     return MARIADB
+
+
+@pytest.fixture(params=["in_bulk", "as_literals"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How rows are sent in the test's own process, however few: by the bulk protocol, where the
+    local server has it, or as literals."""
+    wanted = str(request.param)
+    monkeypatch.setattr(rows_to_local, "BULK_ROWS", 1 if wanted == "in_bulk" else 1 << 62)
+    return wanted
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WriteConfig = Callable[..., Path]
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 async def test_a_message_deleted_and_inserted_again_under_a_new_id(
     databases: Databases, write_config: WriteConfig

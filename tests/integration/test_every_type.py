@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tests.conftest import Databases
 
 WriteConfig = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("way")
 Form = Literal["bytes", "bits", "text", "number", "double", "moment", "document"]
 
 # As the application's sessions may be: whatever is inserted is taken, clipped if need be.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WriteConfig = Callable[..., Path]
 
+pytestmark = pytest.mark.usefixtures("way")
+
 CUT = "'abcde     '"
 """Ten characters, of which a VARCHAR(5) keeps the first five without an error."""
 

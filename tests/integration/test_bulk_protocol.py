@@ -1,0 +1,97 @@
+"""The bulk protocol is used where the server has it, and done without where it does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncmy
+import pytest
+
+from daemon import driver
+from tests import mirror
+from tests.in_process import a_pass, one
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases, Pair
+
+WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each bulk command had."""
+    sizes: list[int] = []
+    real = driver.Prepared.execute
+
+    async def execute(self: driver.Prepared, statement: bytes, packet: bytes) -> None:
+        assert statement.startswith(b"/* wpp-sync nunes "), "it is signed"
+        await real(self, statement, packet)
+        sizes.append(len(packet))
+
+    monkeypatch.setattr(driver.Prepared, "execute", execute)
+    return sizes
+
+
+async def test_it_is_used_where_the_server_has_it(
+    databases: Databases, write_config: WriteConfig, pair: Pair, used: list[int]
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        assert (await a_pass(instance))["messages"] == 100
+        mirror.insert_message(central, 200)
+        await a_pass(instance)
+    assert len(used) == (1 if pair.local == "mariadb" else 0), "not for a single row"
+    assert mirror.differences(central, local) == ""
+
+
+@pytest.mark.parametrize("errno", sorted(driver.UNABLE))
+async def test_a_server_that_cannot_after_all_gets_literals(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, errno: int
+) -> None:
+    asked = 0
+
+    async def refuse(self: driver.Prepared, statement: bytes, packet: bytes) -> None:
+        nonlocal asked
+        asked += 1
+        raise asyncmy.errors.OperationalError(errno, "refused")
+
+    monkeypatch.setattr(driver.Prepared, "execute", refuse)
+    monkeypatch.setattr(driver, "offers_bulk", lambda _raw: True)
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        mirror.insert_messages(central, range(101, 201))
+        await a_pass(instance)
+    assert asked == 1, "it is asked once a connection"
+    assert mirror.differences(central, local) == ""
+
+
+async def test_an_unknown_driver_sends_literals(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, used: Any
+) -> None:
+    monkeypatch.setattr(driver, "unfit", lambda: "asyncmy 9.9.9 is none of 0.2.18")
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+    assert used == []
+    assert mirror.differences(central, local) == ""
+
+
+async def test_a_table_that_is_changed_meanwhile_takes_rows_as_before(
+    databases: Databases, write_config: WriteConfig, used: list[int], pair: Pair
+) -> None:
+    """The server prepares the statement anew."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        mirror.run(local, "ALTER TABLE wpp_messages MODIFY body LONGTEXT, ADD KEY further (`to`)")
+        mirror.insert_messages(central, range(101, 201))
+        await a_pass(instance)
+    assert len(used) == (2 if pair.local == "mariadb" else 0)
+    assert mirror.differences(central, local) == ""
