@@ -146,3 +146,53 @@ def test_rows_of_one_size_settle_at_a_number_that_uses_the_bytes_and_is_not_cut(
         reach.learn(page(came, size=came * size, full=full))
     assert reach.rows * size < BYTES
     assert reach.rows == LIMITS.rows or reach.rows * size >= BYTES // 2
+
+
+# --- the local server's time ----------------------------------------------------------------------
+
+WIDE = Limits(rows=5000, bytes=4 << 20)
+
+
+def test_it_begins_with_few_and_grows_while_the_local_server_is_fast() -> None:
+    reach = Reach(WIDE)
+    assert reach.rows == 2000
+
+    reach.wrote(2000, 0.05)
+    reach.learn(page(2000, full=True))
+    reach.learn(page(4000, full=True))
+
+    assert reach.rows == 5000
+
+
+@pytest.mark.parametrize(("rows", "seconds"), [(1999, 0.01), (2000, 0.2), (2000, 0.9)])
+def test_a_small_batch_or_one_that_took_its_time_lets_it_grow_no_further(
+    rows: int, seconds: float
+) -> None:
+    reach = Reach(WIDE)
+    reach.wrote(rows, seconds)
+    reach.learn(page(2000, full=True))
+    assert reach.rows == 2000
+
+
+def test_a_slow_write_brings_it_back_to_few() -> None:
+    reach = Reach(WIDE)
+    reach.wrote(2000, 0.05)
+    reach.learn(page(2000, full=True))
+    reach.wrote(4000, 1.1)
+    reach.learn(page(2000, full=True))
+    assert reach.rows == 2000
+
+
+@given(
+    st.integers(1, 100_000),
+    st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=20),
+)
+def test_however_long_writing_takes_it_stays_within_its_bounds(
+    limit: int, writes: list[tuple[int, float]]
+) -> None:
+    reach = Reach(Limits(rows=limit))
+    for rows, seconds in writes:
+        reach.wrote(rows, seconds)
+        reach.learn(page(reach.rows, full=True))
+        assert min(limit, 2000) <= reach.most <= limit
+        assert 1 <= reach.rows <= reach.most

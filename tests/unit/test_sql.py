@@ -256,6 +256,33 @@ def test_no_piece_is_ended_while_the_next_row_fits(
             assert len(text) + 1 + len(alone[at]) + 1 > max_bytes
 
 
+sent = st.none() | st.text(alphabet="ab',\\()\x00\n\u00e9\U0001f600NUL_", max_size=9).map(
+    str.encode
+)
+tables_of_text = st.lists(st.tuples(sent, sent, sent), max_size=150)
+
+
+@given(tables_of_text, st.integers(1, 4_000))
+def test_rows_of_text_alone_are_escaped_together_and_read_as_they_were(
+    rows: list[Row], max_bytes: int
+) -> None:
+    pieces = list(sql.rows_as_values(rows, [False] * 3, max_bytes))
+
+    assert [row for piece in pieces for row in read_rows(piece)] == [
+        [expected(None if value is None else Text(value)) for value in row] for row in rows
+    ]
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"\xfe", b"\xfd", b"a\xffb'", b"'\xfd'"])
+def test_a_value_with_a_mark_of_ours_is_written_as_it_was(value: bytes) -> None:
+    rows: list[Row] = [(value, None), (b"x", value)]
+
+    (piece,) = sql.rows_as_values(rows, [False, False], 1_000)
+
+    text = value.replace(b"'", b"''")
+    assert piece == b"('" + text + b"',NULL),('x','" + text + b"')"
+
+
 def test_no_rows_make_no_piece() -> None:
     assert list(sql.rows_as_values([], [False], 100)) == []
 
