@@ -142,7 +142,7 @@ def may_be_there(copier: Copier | None) -> bool:
         return True
     try:
         os.kill(copier.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # whoever wrote it
         return False
     except PermissionError:
         return True

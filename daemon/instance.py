@@ -967,7 +967,11 @@ class Instance:
                 if not is_entitys_own(error):
                     raise
                 self._entity_failed(entity.name, error)
-        self._end_rest()  # of those that have failed, or are paused
+        for name, rested in self.resting.items():
+            motion = self.motions.get(name)
+            if rested.differs and motion is not None and motion.incremental is None:
+                motion.compare_now()  # with what central has from now on
+        self._end_rest()
 
     async def _motion(self, connection: Connection, entity: Entity) -> Motion:
         source, plan = await self._tables(connection, entity)

@@ -126,6 +126,8 @@ class Standing:
         self.held_at: float | None = None
         """When it was last so, in seconds of the clock; None: not asked yet."""
 
+        self.differs = False
+
         self._leave = leave
 
     def leave(self) -> None:
@@ -235,10 +237,11 @@ class Watch:
             if found is None and self._misses[sums] < _MISHAPS:
                 continue
             for each in due:
-                if found is not None and found.get(each.owner, NOTHING) == each.expected:
-                    each.held_at = now
-                else:
+                each.differs = found is None or found.get(each.owner, NOTHING) != each.expected
+                if each.differs:
                     each.news.set()
+                else:
+                    each.held_at = now
         now = self._clock()
         waits = (each.due_at - now for some in self._standings.values() for each in some)
         return max(_LEAST_SECONDS, min(waits, default=_ERROR_SECONDS))

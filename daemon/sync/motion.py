@@ -75,6 +75,11 @@ class Resting:
         return max(held, default=self.compared_before_at)
 
     @property
+    def differs(self) -> bool:
+        """Central has something else than what it rests upon."""
+        return any(each.differs for each in self.standings)
+
+    @property
     def quiet_at(self) -> float:
         """When there was nothing to copy, as last looked for all."""
         if self.member is not None:
