@@ -10,6 +10,7 @@ import asyncmy
 import pytest
 
 from daemon import driver
+from daemon import local as rows_to_local
 from tests import mirror
 from tests.in_process import a_pass, one
 
@@ -94,4 +95,35 @@ async def test_a_table_that_is_changed_meanwhile_takes_rows_as_before(
         mirror.insert_messages(central, range(101, 201))
         await a_pass(instance)
     assert len(used) == (2 if pair.local == "mariadb" else 0)
+    assert mirror.differences(central, local) == ""
+
+
+async def test_a_server_that_prepares_no_more_statements_gets_literals(
+    databases: Databases, write_config: WriteConfig, used: list[int]
+) -> None:
+    """Error 1461, in the middle of a transaction."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    mirror.run(local, "SET GLOBAL max_prepared_stmt_count = 0")
+    try:
+        async with one(write_config(central, {"nunes": local})) as instance:
+            await a_pass(instance)
+    finally:
+        mirror.run(local, "SET GLOBAL max_prepared_stmt_count = 16382")
+    assert used == []
+    assert mirror.differences(central, local) == ""
+
+
+async def test_rows_that_exceed_the_packet_are_split_by_bytes(
+    databases: Databases, write_config: WriteConfig, pair: Pair, used: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(rows_to_local, "_STATEMENT_BYTES", 4_000)
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    async with one(write_config(central, {"nunes": local})) as instance:
+        await a_pass(instance)
+    if pair.local == "mariadb":
+        assert len(used) > 1
+        assert max(used) <= 4_000
     assert mirror.differences(central, local) == ""

@@ -126,6 +126,13 @@ MUTANTS = (
         "tests/integration/test_copying.py",
     ),
     Mutant(
+        "a server converts text from the session's character set, and takes bytes as they are",
+        "daemon/bulk.py",
+        "[_BLOB if flag else _VAR_STRING for flag in binary]",
+        "[_BLOB for _ in binary]",
+        "tests/integration/test_every_type.py",
+    ),
+    Mutant(
         "a value is never cut",
         "daemon/db.py",
         '    "STRICT_ALL_TABLES,ALLOW_INVALID_DATES',
