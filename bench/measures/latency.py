@@ -58,7 +58,7 @@ class Flow:
             "commits/s": str(COMMITS_PER_SECOND),
             "instances looked at": str(self.probed),
             "a look every": f"{PROBE_SECONDS * 1000:.0f} ms",
-            "poll_interval": "1 s",
+            "poll_interval": "250 ms",
         }
 
 
