@@ -155,7 +155,7 @@ class Sync(Section):
     max_threads_running: Annotated[WholeNumber, Field(ge=1)] = 25
     """Comparisons in the background wait while more threads are at work in central."""
 
-    rest_after: Seconds = 30.0
+    rest_after: Seconds = 3_600_000.0
     """Seconds after which an instance that has nothing to do closes its local connection, and opens
     it again when central has something for it. Not where another daemon stands by for it."""
 
