@@ -157,7 +157,8 @@ class Sync(Section):
 
     rest_after: Seconds = 3_600_000.0
     """Seconds after which an instance that has nothing to do closes its local connection, and opens
-    it again when central has something for it. Not where another daemon stands by for it."""
+    it again when central has something for it. Not where another daemon stands by for it. The
+    default, 1,000 hours, keeps all connections open."""
 
     max_instances: Annotated[WholeNumber, Field(ge=1)] | None = None
     """Instances that this daemon copies at most; the others are left to other daemons with the same
