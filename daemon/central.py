@@ -424,6 +424,18 @@ class Central:
         statement = sql.chunk_sums(sums, None, bounds, f"new ids {sums.table}")
         return _told(_by_owner(await self._fetch("new_ids", statement)))
 
+    async def first_new_ids(
+        self, sums: Sums, *, after: int, upto: int, limit: int
+    ) -> tuple[dict[str, Sum], int]:
+        """The same of the first `limit` rows there, however wide the range is; and up to where that
+        is."""
+        note = f"new ids {sums.table}"
+        rows = await self._fetch("new_ids", sql.new_sums(sums, after, upto, limit, note))
+        found = _by_owner([row[:3] for row in rows])
+        full = sum(count for count, _ in found.values()) >= limit
+        end = max(int(row[3] or 0) for row in rows) if full else upto
+        return _told(found), end
+
     async def totals(self, sums: Sums) -> dict[str, Sum]:
         """Of each owner who has rows in the table: how many, and the XOR of their checksums. A walk
         at the pace of comparisons in the background."""

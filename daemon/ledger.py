@@ -41,6 +41,10 @@ class Told:
     """Above this id stand rows of the instance that nobody has told it of before, or that have
     changed owner; None: none do."""
 
+    again_from: int | None = None
+    """Ids from here on are handed out once more, since the last time: the table was truncated or
+    restored; None: none are."""
+
 
 @dataclass(slots=True)
 class Reading:
@@ -77,6 +81,11 @@ class Stretch:
     upto: int
     sums: Mapping[str, Sum]
 
+    @property
+    def rows(self) -> int:
+        """How many rows there were."""
+        return sum(count for count, _ in self.sums.values())
+
     def join(self, following: Stretch) -> None:
         """Take in the stretch that begins where this one ends."""
         sums = dict(self.sums)
@@ -92,8 +101,9 @@ class Ledger:
     MOST_STRETCHES = 32
     """More are joined, so that scanning them again takes few statements."""
 
-    MOST_IDS = 50_000
-    """No stretch is made wider by joining than what one statement looks at in a moment."""
+    MOST_ROWS = 50_000
+    """No stretch gets more by joining: a statement looks at so many in a moment. However wide it is
+    does not matter, where ids lie thin."""
 
     def __init__(self, head: int) -> None:
         self.base = head
@@ -141,7 +151,7 @@ class Ledger:
         """Join neighbours, the oldest first: the newest settle one after the other."""
         kept = self.stretches[:1]
         for stretch in self.stretches[1 : -self.MOST_STRETCHES // 2]:
-            if stretch.upto - kept[-1].after <= self.MOST_IDS:
+            if kept[-1].rows + stretch.rows <= self.MOST_ROWS:
                 kept[-1].join(stretch)
             else:
                 kept.append(stretch)

@@ -521,6 +521,21 @@ def chunk_sums(sums: Sums, names: Collection[str] | None, bounds: Range, note: s
     )
 
 
+def new_sums(sums: Sums, after: int, upto: int, limit: int, note: str) -> Statement:
+    """As `chunk_sums`, of everybody's first `limit` rows in (after, upto], in the order of the key;
+    and the highest key of each owner's."""
+    key, whose = quote(sums.key[0]), sums.owner
+    inside = within(sums.key[0], Range(after + 1, upto + 1))
+    columns = key if whose is None else f"{key}, {whose}"
+    return Statement(
+        f"SELECT {_group(whose)} AS wpp_whose, COUNT(*), BIT_XOR({sums.row}), MAX({key})"
+        f" FROM (SELECT {columns} FROM {sums.source()} WHERE {inside.sql} ORDER BY {key}"
+        " LIMIT %s) AS wpp_new GROUP BY wpp_whose",
+        (*inside.args, limit),
+        note,
+    )
+
+
 def key_sums(sums: Sums, keys: Collection[Key], note: str) -> Statement:
     """As `chunk_sums`, of the rows with these keys, whoever owns them."""
     whose = _group(sums.owner)

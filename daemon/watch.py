@@ -46,6 +46,7 @@ class Member:
         self._news = news
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
+        self._again_from: int | None = None
         self._heeded = False
         """Nothing was told since the last `take`."""
 
@@ -59,6 +60,13 @@ class Member:
             self._suspect = suspect if self._suspect is None else min(self._suspect, suspect)
         self._news.set()
 
+    def rewind(self, again_from: int) -> None:
+        """Ids from here on are handed out once more. Kept until it is taken: by then the table may
+        have grown past them."""
+        before = self._again_from
+        self._again_from = again_from if before is None else min(before, again_from)
+        self.tell(None)
+
     def take(self) -> Told | None:
         """What is known now; None where nobody looks. What it told of is told once: whoever takes
         it and fails must join anew."""
@@ -66,7 +74,8 @@ class Member:
         if ledger is None or self._table.trouble:
             return None
         suspect, self._suspect, self._heeded = self._suspect, None, True
-        return Told(ledger.base, ledger.upto, ledger.vouched, suspect)
+        again_from, self._again_from = self._again_from, None
+        return Told(ledger.base, ledger.upto, ledger.vouched, suspect, again_from)
 
     def leave(self) -> None:
         """From now on nothing is looked for."""
@@ -144,8 +153,11 @@ class Watch:
     AGAIN_IDS = 20_000
     """At most so many of the newest ids; older ones when they settle."""
 
-    SCAN_IDS = 50_000
-    """So many ids are scanned by one statement."""
+    SCAN_ROWS = 50_000
+    """So many rows are counted by one statement."""
+
+    SCANS_AT_ONCE = 8
+    """At most so many statements for new ids of one table, before the others have their turn."""
 
     def __init__(self, central: Central, clock: Clock) -> None:
         self._central = central
@@ -289,29 +301,41 @@ class Watch:
         ledger = table.ledger
         if ledger is None:
             ledger = table.ledger = Ledger(head)
-        elif head < ledger.upto and await self._rewound(sums, table, ledger, head):
+        elif (
+            head < ledger.upto
+            and (again_from := await self._rewound(sums, table, ledger, head)) is not None
+        ):
             ledger = table.ledger = Ledger(head)
-            self._tell(table, table.members, None)
-        while ledger.upto < head:
-            upto = min(head, ledger.upto + self.SCAN_IDS)
-            seen = await self._central.new_ids(sums, after=ledger.upto, upto=upto)
+            for members in table.members.values():
+                for member in members:
+                    member.rewind(again_from)
+        for _ in range(self.SCANS_AT_ONCE):
+            if ledger.upto >= head:
+                break
             after = ledger.upto
-            self._tell(table, ledger.first(upto, seen), after)
+            seen, end = await self._central.first_new_ids(
+                sums, after=after, upto=head, limit=self.SCAN_ROWS
+            )
+            self._tell(table, ledger.first(end, seen), after)
         if ledger.stretches:
             await self._settle(sums, table, ledger)
             await self._scan_again(sums, table, ledger)
-        table.looked_at, table.failures = began, 0
+        if ledger.upto >= head:
+            table.looked_at = began
+        table.failures = 0
 
-    async def _rewound(self, sums: Sums, table: _Table, ledger: Ledger, head: int) -> bool:
-        """Whether the table hands out ids again that were scanned. Rows that were deleted at its
-        end lower the head, too, and their ids do not come again."""
+    async def _rewound(self, sums: Sums, table: _Table, ledger: Ledger, head: int) -> int | None:
+        """From where on the table hands out ids again that were scanned; None: it does not. Rows
+        that were deleted at its end lower the head, too, and their ids do not come again."""
         if table.fell_to == head:
-            return False
+            return None
         following = await self._central.next_id(sums.table)
-        if following is None or following <= ledger.upto:
-            return True
+        if following is None:
+            return head + 1
+        if following <= ledger.upto:
+            return following
         table.fell_to = head
-        return False
+        return None
 
     async def _settle(self, sums: Sums, table: _Table, ledger: Ledger) -> None:
         """First the evidence, then the scan, then the claim."""

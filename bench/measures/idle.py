@@ -98,7 +98,8 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             1,
             "% of a core",
             found.daemon * 100,
-            in_the_way="a heartbeat for each instance and its connection, which sync.rest_after closes",
+            in_the_way="a heartbeat for each instance and its connection (sync.rest_after closes"
+            " it)",
         ),
         Goal(
             f"{count:,} idle instances, statements to central",

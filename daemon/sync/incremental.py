@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from daemon import local
 from daemon.aio import Clock, together
@@ -210,7 +211,7 @@ class Incremental:
             await self._step_back_or_refuse(head.id)
         if self.state.resync and self._resync_until is None:
             self._resync_until = head.id
-        self._heed_scans(head.id)
+        await self._heed_scans(head.id)
         deadline = self._clock() + seconds
         await self._count()
         rows = await self._copy(head.id, stop, deadline) if head.id > self.position else 0
@@ -222,11 +223,13 @@ class Incremental:
         more = self.position < head.id or self._reading.suspect is not None
         return Step(rows, late, deleted, more)
 
-    def _heed_scans(self, head: int) -> None:
+    async def _heed_scans(self, head: int) -> None:
         """Pass over ids that were scanned for all, and hold nothing for us."""
         self._told = told = self._watched.take() if self._watched else None
         if told is None:
             return
+        if told.again_from is not None and told.again_from <= self.position:
+            await self._refuse_rewound(head, told.again_from)
         self.position = self._reading.heed(told, self.position, head)
 
     async def save(self) -> None:
@@ -471,7 +474,11 @@ class Incremental:
             if self._resync_until is not None:
                 self._resync_until = min(self._resync_until, head)
             return
-        name = self._entity
+        await self._refuse_rewound(head, following)
+
+    async def _refuse_rewound(self, head: int, following: int | None) -> NoReturn:
+        """Ids are handed out again that were read. Raises RewoundError, now and until a reset."""
+        table, name = self.plan.entity.central, self._entity
         if self.state.settled_for != self.state.last_synced_id > head:
             raise RewoundError(
                 f"{name}: the watermark {self.state.last_synced_id} was set above the newest id"

@@ -122,6 +122,53 @@ async def test_one_mishap_is_told_to_nobody_and_trouble_to_all(
         assert joined.member.quiet_at > quiet_at
 
 
+async def test_ids_that_jump_far_cost_few_statements_and_many_rows_are_counted_in_parts(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        joined = Joined(built, await _sums(built))
+        joined.watch.SCAN_ROWS = 4
+        await joined.look()
+        before = mirror.statements_sent(central)
+        mirror.insert_messages(central, [10**9, 2 * 10**9], "karsten")
+        mirror.insert_messages(central, range(2 * 10**9 + 1, 2 * 10**9 + 12))
+        # Of these 13 rows each statement counts 4, and the first one has only two of mine.
+        assert await joined.look() == (True, 5)
+        assert mirror.statements_sent(central) - before < 60
+        ledger = next(iter(joined.watch._tables.values())).ledger
+        assert ledger is not None
+        assert ledger.upto == 2 * 10**9 + 11
+        assert sum(stretch.rows for stretch in ledger.stretches) == 13
+        assert await joined.look() == (False, None)
+
+
+async def test_a_table_that_was_taken_back_and_has_grown_again_is_rewound(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Who is told late would find its newest id above all that he has read."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 51))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        instance = built.instances["nunes"]
+        joined = Joined(built, await _sums(built))
+        await joined.look()
+        mirror.run(central, "DELETE FROM messages WHERE id > 30")
+        mirror.run(central, "ALTER TABLE messages AUTO_INCREMENT = 31")
+        await joined.watch.look()
+        mirror.insert_messages(central, range(31, 71))
+        await joined.watch.look()
+        motion = instance.motions["messages"].incremental
+        assert motion is not None
+        motion._watched = joined.member
+        result = await instance.sync_pass(asyncio.Event())
+        error = result.errors["messages"]
+        assert error.code == "rewound"
+        assert error.message.startswith("messages: central messages was truncated or restored")
+    assert mirror.number(local, "SELECT MAX(rewound) FROM wpp_sync_state") == 1, "until a reset"
+
+
 @pytest.mark.parametrize("keys", [None, [1, 2, 3]])
 async def test_who_rests_is_told_when_the_sums_change(
     databases: Databases, write_config: WriteConfig, keys: list[int] | None
