@@ -112,6 +112,7 @@ class Hold:
         return connection
 
     async def _see_who_was_here(self, connection: Connection) -> None:
+        self.was_ours = False
         before = await hosts.read(connection, self._note)
         self.was_ours = hosts.is_us(before)
         if hosts.may_be_there(before):

@@ -204,6 +204,9 @@ class Instance:
         self._ready = False
         """All migrations are in effect, and nothing keeps the instance from being copied."""
 
+        self._listens = False
+        """News ends the wait for the next turn."""
+
         self._turn_began_at: float | None = None
         self._turn_seconds = max(TURN_SECONDS, 10 * settings.statement_timeout)
         self._turn_limit: asyncio.Timeout | None = None
@@ -418,6 +421,7 @@ class Instance:
                 self.wake.clear()
                 self.news.clear()
                 self._turn_began_at = self._clock()
+                self._listens = False
                 pause = await self._turn(stop, backoff)
                 self._turn_began_at = None
                 await self._wait(pause, stop)
@@ -425,9 +429,9 @@ class Instance:
             await self.close()
 
     async def _wait(self, pause: float, stop: asyncio.Event) -> None:
-        """Until the next turn: so long, or until there is news, but no less than a poll interval
-        after the last one."""
-        least = min(pause, jittered(self.settings.poll_interval))
+        """Until the next turn: so long, or, after a pass that went well, until there is news; but
+        no less than a poll interval after the last one."""
+        least = min(pause, jittered(self.settings.poll_interval)) if self._listens else pause
         if not await wait_first(least, stop, self.wake) and pause > least:
             await wait_first(pause - least, stop, self.wake, self.news)
 
@@ -439,6 +443,9 @@ class Instance:
         waits += [
             self._retry_at[entity] - now for entity in self.errors if entity in self._retry_at
         ]
+        begun = self.motions.keys() | self.errors.keys() | self.orders.pauses.keys()
+        if self.entities.keys() - begun:
+            return 0.0  # it was started over
         return min(waits)
 
     async def _turn(self, stop: asyncio.Event, backoff: Backoff) -> float:
@@ -496,10 +503,12 @@ class Instance:
         """The seconds to wait after a pass that went well."""
         if result.more:
             return self.throttle.seconds
+        if (held := self.throttle.seconds) > 0:
+            return held
+        self._listens = True
         if await self._rest():
             return self._rest_seconds()
-        pause = max(jittered(self.settings.poll_interval), self._due_in())
-        return max(pause, self.throttle.seconds)
+        return max(jittered(self.settings.poll_interval), self._due_in())
 
     # --- rest -----------------------------------------------------------------------------------
 
@@ -628,6 +637,8 @@ class Instance:
         except asyncio.CancelledError:
             # Nobody else would: what goes on there is broken off, and rolled back.
             self._ready = False
+            self._forget_motions()
+            self._end_rest()
             self.hold.abandon()
             raise
         try:
@@ -836,8 +847,10 @@ class Instance:
         connection = await self.hold.take(daemon=self.running)
         if not had_it:
             self._active_at = self._clock()
-            if self.resting and not self.hold.was_ours:
-                self._end_rest()
+            if self.resting:
+                self.wake.set()  # the loop, which waits for long, if somebody else has asked
+                if not self.hold.was_ours:
+                    self._end_rest()
         if self.state == "standby":
             self.state = "starting"  # it stands by no more
             self._caught_up_at.clear()
@@ -956,6 +969,7 @@ class Instance:
             and self._retry_at.get(name, float("-inf")) <= self._clock()
         ]
         if not wanted:
+            self._end_rest()
             return
         note = f"{self.name} state"
         await state.ensure(connection, [entity.name for entity in wanted], note)
@@ -1014,10 +1028,11 @@ class Instance:
         if not self.running or plan.new_ids is None:
             return None
         rested = self.resting.get(known.entity)
-        if rested is not None and rested.member is not None and known.same(rested.state):
+        member = rested.member if rested is not None else None
+        if rested and member and member.sums == plan.new_ids and known.same(rested.state):
             del self.resting[known.entity]
             rested.end(member=False)
-            return rested.member
+            return member
         interval = self.settings.poll_interval
         return self.shared.watch.join(plan.new_ids, self.name, self.news, interval)
 

@@ -24,7 +24,8 @@ from daemon.errors import DatabaseError, WppSyncError, internal
 from daemon.ledger import Ledger, Stretch, Told
 from daemon.sql import Key, Sums
 
-_LEAST_SECONDS = 0.1
+_COMPARE_SECONDS = 0.5
+"""Others begin to rest meanwhile, and want to be asked for earlier."""
 
 _MISHAPS = 3
 """So many looks in a row may fail before anybody is told: all would come at once."""
@@ -38,8 +39,14 @@ class Member:
     """One instance's place in the watch over one table."""
 
     def __init__(
-        self, table: _Table, news: asyncio.Event, interval: float, leave: Callable[[Member], None]
+        self,
+        sums: Sums,
+        table: _Table,
+        news: asyncio.Event,
+        interval: float,
+        leave: Callable[[Member], None],
     ) -> None:
+        self.sums = sums
         self.interval = interval
         self._leave = leave
         self._table = table
@@ -172,7 +179,9 @@ class Watch:
         """From now on `news` is set when the table has something for the instance; looked for
         every `interval` seconds, or more often. `sums`: a plan's `new_ids`."""
         table, owner = self._tables.setdefault(sums, _Table()), _owner(sums, instance)
-        member = Member(table, news, interval, lambda member: self._leave(sums, owner, member))
+        member = Member(
+            sums, table, news, interval, lambda member: self._leave(sums, owner, member)
+        )
         table.members.setdefault(owner, []).append(member)
         self._interval = None
         return member
@@ -236,7 +245,8 @@ class Watch:
             del self._standings[group]
 
     async def compare(self) -> float:
-        """Ask for what those who rest expect, where it is time; the seconds until the next time."""
+        """Ask for what those who rest expect, where it is time; the seconds until the next look
+        whether it is."""
         for (sums, whole), standings in list(self._standings.items()):
             now = self._clock()
             due = [each for each in standings if each.due_at <= now]
@@ -254,9 +264,7 @@ class Watch:
                     each.news.set()
                 else:
                     each.held_at = now
-        now = self._clock()
-        waits = (each.due_at - now for some in self._standings.values() for each in some)
-        return max(_LEAST_SECONDS, min(waits, default=_ERROR_SECONDS))
+        return _COMPARE_SECONDS
 
     async def _sums(
         self, sums: Sums, due: Sequence[Standing], *, whole: bool

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from daemon import state
 from daemon.aio import Clock
@@ -49,6 +51,9 @@ class Resting:
     head: int
     hot_rows: int | None
     compared_before_at: float | None
+    leave: Callable[[], None]
+    """Central's sums are asked for it, too, until then."""
+
     round_due_at: float | None
     """When its table is to be compared, where nobody else looks meanwhile."""
 
@@ -88,6 +93,7 @@ class Resting:
 
     def end(self, *, member: bool = True) -> None:
         """Nobody has to be told any more; `member` False: its place goes to another motion."""
+        self.leave()
         for each in self.standings:
             each.leave()
         if member and self.member is not None:
@@ -164,7 +170,10 @@ class Motion:
             and remembered.age is not None
             and remembered.age < interval
         )
-        self._done = self._current_round() if recent else float("-inf")
+        self._done = float("-inf")
+        if recent and remembered.age is not None:
+            # The round in which it ended: the one that has begun since is not done.
+            self._done = round_of(clock() - remembered.age, interval, committer.plan.entity.central)
         self._total: Sum | None = None
         """What central's rows added up to in the last round, if nothing differed."""
 
@@ -350,7 +359,7 @@ class Motion:
             )
         if self._total is not None and self.incremental is None:
             standings.append(watch.expect(sums, instance, None, self._total, news, self._interval))
-        resting = Resting(
+        return Resting(
             state=self.state,
             member=self.incremental.rest() if self.incremental else None,
             standings=tuple(standings),
@@ -358,10 +367,9 @@ class Motion:
             head=self.head,
             hot_rows=self.hot_rows,
             compared_before_at=self.compared_once_at,
+            leave=partial(self._central.leave, self.plan, instance),
             round_due_at=self._round_due_at() if self.incremental else None,
         )
-        self.leave()
-        return resting
 
     def leave(self) -> None:
         """This motion ends, another one may follow it."""

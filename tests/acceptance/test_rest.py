@@ -217,3 +217,16 @@ def test_rows_deleted_at_the_end_wake_nobody(
         assert daemon.metric("wpp_sync_late_rows_total", wpp_instance="nunes") == 0
         mirror.run(central, "SET FOREIGN_KEY_CHECKS = 0; TRUNCATE messages")
         daemon.wait_until(lambda: daemon.entity()["rewound"])
+
+
+def test_a_verb_that_finds_it_resting_wakes_its_loop(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Else the loop would wait on, with nobody left who tells it of anything."""
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        answer = daemon.request("POST", "/v1/instances/nunes/reconcile", {"entity": "chats"})
+        assert answer.status == 200
+        mirror.run(local, "UPDATE wpp_contacts SET name = 'spoilt'")
+        daemon.wait_until(lambda: mirror.differences(central, local, entities=["contacts"]) == "")
+        wait_for_rest(daemon, local)

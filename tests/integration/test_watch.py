@@ -199,4 +199,4 @@ async def test_who_rests_is_told_when_the_sums_change(
         await watch.compare()
         assert news.is_set()
         standing.leave()
-        assert await watch.compare() == 1.0, "nobody waits for anything"
+        assert watch._standings == {}, "nobody waits for anything"
