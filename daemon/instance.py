@@ -563,7 +563,8 @@ class Instance:
         return min(jittered(REST_SECONDS), max(0.0, due - self._clock()))
 
     def _end_rest(self) -> None:
-        for resting in self.resting.values():
+        for name, resting in self.resting.items():
+            self._remember_quiet(name, resting)
             resting.end()
         self.resting = {}
 
@@ -1031,6 +1032,7 @@ class Instance:
         member = rested.member if rested is not None else None
         if rested and member and member.sums == plan.new_ids and known.same(rested.state):
             del self.resting[known.entity]
+            self._remember_quiet(known.entity, rested)
             rested.end(member=False)
             return member
         interval = self.settings.poll_interval
@@ -1104,9 +1106,15 @@ class Instance:
         """How an entity is copied to its local table as both stand now. Raises SchemaError."""
         return (await self._tables(connection, entity))[1]
 
+    def _remember_quiet(self, entity: str, at: Motion | Resting) -> None:
+        """The lag counts on from what the shared looks have seen last."""
+        known = self._caught_up_at.get(entity, self._began_at)
+        self._caught_up_at[entity] = max(known, at.quiet_at)
+
     def _forget_motion(self, entity: str) -> None:
         motion = self.motions.pop(entity, None)
         if motion is not None:
+            self._remember_quiet(entity, motion)
             motion.leave()
 
     def _forget_motions(self) -> None:

@@ -183,7 +183,12 @@ class Incremental:
     @property
     def quiet_at(self) -> float:
         """When the shared scans had nothing to tell that has not been heeded, as last looked."""
-        return self._watched.quiet_at if self._watched and self.watched else float("-inf")
+        reading = self._reading
+        if self._watched is None or not self.watched:
+            return float("-inf")
+        if reading.suspect is not None or reading.unread(self.position):
+            return float("-inf")
+        return self._watched.quiet_at
 
     @property
     def progress(self) -> float | None:
