@@ -19,7 +19,7 @@ from typing import Literal
 import structlog
 
 from daemon import config, local, orders, schema, state
-from daemon.aio import Backoff, Clock, Courtesy, Occupied, Throttle, jittered, wait_first
+from daemon.aio import Backoff, Clock, Courtesy, Occupied, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
@@ -53,6 +53,7 @@ from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own, take_turns
+from daemon.throttle import Shares, Throttle
 
 InstanceState = Literal[
     "starting", "migrating", "syncing", "idle", "paused", "standby", "backoff", "failed"
@@ -117,6 +118,9 @@ class Shared:
     not to notice how many others begin."""
 
     limits: Limits
+    limit: Shares
+    """Rows that may be written in a second, for all instances together."""
+
     intervals: Intervals
     backoff_max: float
     clock: Clock
@@ -180,7 +184,15 @@ class Instance:
         self.orders = Orders()
         """What an operator has said, as last read."""
 
-        self.throttle = Throttle(shared.clock)
+        self.throttle = Throttle(
+            self.name,
+            shared.clock,
+            limit=shared.limit,
+            guard=shared.central.guard,
+            held=lambda reason, seconds: shared.metrics.throttled_seconds.labels(
+                self.name, reason
+            ).inc(seconds),
+        )
 
         self.shared = shared
         self._clock = shared.clock
@@ -431,7 +443,7 @@ class Instance:
         if failures:
             self._log.info("recovered", after_errors=failures)
         pause = 0.0 if result.more else jittered(self.settings.poll_interval)
-        return max(pause, self.throttle.seconds)
+        return max(pause, self.throttle.hold())
 
     async def _let_go(self, error: WppSyncError) -> None:
         """After an error: leave the instance to another host, where that may do better."""
@@ -539,7 +551,7 @@ class Instance:
                 whole.unfinished -= done
                 if not whole.more:
                     break
-                await wait_first(self.throttle.seconds, stop)
+                await wait_first(self.throttle.hold(), stop)
             else:
                 whole.unfinished |= self.entities.keys() - done
         self.wake.set()  # the loop may wait long after an error that is over now

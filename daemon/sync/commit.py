@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon import local, sql, state
-from daemon.aio import Clock, Throttle
+from daemon.aio import Clock
 from daemon.central import Central
 from daemon.db import NO_PARENT, Connection
 from daemon.errors import PlanChangedError, RewoundError, RowError, SchemaError
@@ -22,6 +22,7 @@ from daemon.sync import quarantine
 from daemon.sync.derived import DerivedTable
 from daemon.sync.quarantine import Refusal, Strikes
 from daemon.sync.write import Writer
+from daemon.throttle import Throttle
 
 _HIGHEST_KEY = (1 << 63) - 1
 
@@ -149,8 +150,9 @@ class Committer:
         release: Collection[Key] = (),
         retried: bool = False,
         finished: bool = False,
+        bulk: bool = False,
     ) -> int:
-        """Rows and state, or neither; how many rows the table took."""
+        """Rows and state, or neither; how many rows the table took. `bulk`: see `throttle`."""
         if rows:
             await self._see_that_the_plan_holds()
         began = self._clock()
@@ -159,7 +161,7 @@ class Committer:
             await state.locked(self.connection, self.state, self.note)
             change = await self._change(rows, delete, release, retried=retried)
             await state.write(self.connection, following, self.note)
-        self._changed(change, following, began, late=late)
+        self._changed(change, following, began, late=late, bulk=bulk)
         return change.written
 
     def _following(
@@ -174,7 +176,9 @@ class Committer:
 
     # --- rows that differ -----------------------------------------------------------------------
 
-    async def repair(self, keys: Sequence[Key], position: int | None) -> Repaired:
+    async def repair(
+        self, keys: Sequence[Key], position: int | None, *, bulk: bool = True
+    ) -> Repaired:
         """Bring these rows to what central has now, which is read behind the lock on the state row:
         what central has is written, what it does not have is deleted.
 
@@ -195,7 +199,7 @@ class Committer:
             gone = await self._delete(gone)
             change = await self._change(rows, (), gone, retried=True, deleted=gone)
             await state.write(self.connection, following, self.note)
-        self._changed(change, following, began)
+        self._changed(change, following, began, bulk=bulk)
         done = set(asked)
         return Repaired(
             change.written, len(gone), len(change.refused),
@@ -299,7 +303,15 @@ class Committer:
                     hint=f"give {table.target} the columns of {table.source}, and no further rules",
                 ) from error
 
-    def _changed(self, change: _Change, following: State, began: float, *, late: int = 0) -> None:
+    def _changed(
+        self,
+        change: _Change,
+        following: State,
+        began: float,
+        *,
+        late: int = 0,
+        bulk: bool,
+    ) -> None:
         """After the commit: what is in memory follows."""
         self.quarantined = (self.quarantined | set(change.refused)) - change.released
         self.discarded -= change.released.union(change.refused)
@@ -309,7 +321,7 @@ class Committer:
             self.retry_at = min(self.retry_at, self._clock() + self._PARENT_SECONDS)
         self.state = following
         self.saved_at = self._clock()
-        self.throttle.spend(change.written + change.deleted)
+        self.throttle.spend(change.written + change.deleted, bulk=bulk)
         self._on_commit(
             Committed(
                 entity=self.entity,
