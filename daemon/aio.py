@@ -129,48 +129,6 @@ class Backoff:
         return failures
 
 
-class Throttle:
-    """A bucket that fills with so many rows a second, and holds those of one second. Pure but for
-    its clock. What is taken beyond what it holds is owed."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._rate: int | None = None
-        self._level = 0.0
-        self._at = 0.0
-
-    def set(self, rows_per_second: int | None) -> None:
-        """No more than so many (at least 1); None: no bound. What is owed stays owed."""
-        if rows_per_second == self._rate:
-            return
-        level = self._now() if self._rate else 0.0
-        self._rate, self._level, self._at = rows_per_second, level, self._clock()
-
-    def spend(self, rows: int) -> None:
-        """So many were written."""
-        if self._rate is not None:
-            self._level, self._at = self._now() - rows, self._clock()
-
-    @property
-    def most(self) -> int:
-        """So many rows may be written at once; at least 1."""
-        return 1 << 62 if self._rate is None else max(1, int(self._now()))
-
-    @property
-    def seconds(self) -> float:
-        """How long nothing may be written now; 0 when something may."""
-        if self._rate is None:
-            return 0.0
-        missing = 1.0 - self._now()
-        # Not for a single row each time: half of what a second may bring.
-        return 0.0 if missing <= 0 else (missing + self._rate / 2 - 0.5) / self._rate
-
-    def _now(self) -> float:
-        assert self._rate is not None  # noqa: S101 - the callers ask
-        filled = self._level + (self._clock() - self._at) * self._rate
-        return min(float(max(1, self._rate)), filled)
-
-
 def jittered(interval: float, rng: Callable[[], float] = random.random) -> float:
     """`interval` ± 10 %, so that a thousand loops started together drift apart."""
     return interval * (0.9 + 0.2 * rng())

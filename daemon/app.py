@@ -18,7 +18,7 @@ import structlog
 from daemon import config as configuration
 from daemon import heap, log, operations, reload
 from daemon.aio import Clock, Courtesy
-from daemon.central import Central, Pace
+from daemon.central import Central
 from daemon.config import Config
 from daemon.db import Pool
 from daemon.doors import Doors
@@ -37,6 +37,7 @@ from daemon.settle import Rule
 from daemon.supervisor import Supervisor
 from daemon.sync.incremental import Limits
 from daemon.systemd import EXTEND, Notifier, heartbeat, status_line
+from daemon.throttle import Bearable, Guard, Shares
 from daemon.watch import Watch
 
 _RESETS_AT_ONCE = 16
@@ -113,7 +114,12 @@ class Parts:
             rule=Rule.of(sync.settle),
             clock=self._clock,
             metrics=self.metrics,
-            pace=Pace(sync.reconcile_rows_per_second, sync.max_threads_running),
+            guard=Guard(
+                self._clock,
+                Bearable(sync.max_threads_running, sync.max_replica_lag),
+                sync.batch_rows,
+            ),
+            compared_per_second=sync.reconcile_rows_per_second,
         )
         self.watch = Watch(self.central, self._clock)
         self._shared = Shared(
@@ -128,6 +134,7 @@ class Parts:
             ),
             beginning=self._beginning,
             limits=Limits(rows=sync.batch_rows, bytes=sync.batch_bytes),
+            limit=Shares(self._clock, sync.max_rows_per_second),
             intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
             rest_after=sync.rest_after,
             backoff_max=sync.backoff_max,

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from daemon import db, evidence, grid, schema, sql
+from daemon import db, evidence, grid, load, schema, sql
 from daemon.aio import Clock
 from daemon.db import Connection, Pool
 from daemon.errors import AccessError, DatabaseError, TransientError
@@ -23,6 +23,7 @@ from daemon.metrics import Metrics
 from daemon.schema import Plan, Table
 from daemon.settle import Head, Rule, Settling, Writers
 from daemon.sql import Key, Range, Row, Statement, Sums
+from daemon.throttle import Guard
 
 T = TypeVar("T")
 
@@ -46,15 +47,6 @@ class Page:
     """The read ended at a limit of rows or bytes: there may be more up to where it was asked."""
 
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast comparisons in the background go over each of central's tables."""
-
-    rows_per_second: float = 100_000.0
-    max_threads_running: int = 25
-    """They wait while more threads than this are at work in the server."""
 
 
 @dataclass(slots=True)
@@ -137,12 +129,17 @@ class Central:
     GATHER_KEYS = 5_000
     """At most so many of them in one statement."""
 
-    LOAD_AGE = 1.0
-    """So long it is believed how busy the server is."""
-
     def __init__(
-        self, pool: Pool, *, rule: Rule, clock: Clock, metrics: Metrics, pace: Pace | None = None
+        self,
+        pool: Pool,
+        *,
+        rule: Rule,
+        clock: Clock,
+        metrics: Metrics,
+        guard: Guard,
+        compared_per_second: float,
     ) -> None:
+        """`compared_per_second`: rows of each table that comparisons in the background go over."""
         self.database = pool.database
         self.rule = rule
         self._pool = pool
@@ -158,7 +155,9 @@ class Central:
         self._writers: Writers | None = None
         self._writers_at = float("-inf")
         self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(self.rule))
-        self._pace = pace or Pace()
+        self.guard = guard
+        self.load = load.Lookout(guard, clock, self._asking, self.validity)
+        self._compared_per_second = compared_per_second
         self._members: dict[Sums, Counter[str]] = defaultdict(Counter)
         # By where they end: whoever walks down to there takes the same chunk, though the width of
         # new ones has changed since.
@@ -166,8 +165,6 @@ class Central:
         self._shifts: dict[str, int] = defaultdict(lambda: grid.FIRST_SHIFT)
         self._asked: dict[Sums, list[_Asked]] = {}
         self._next_chunk_at: dict[str, float] = defaultdict(lambda: float("-inf"))
-        self._load_at = float("-inf")
-        self._busy = False
 
     async def head(self, table: str, key: str) -> Head:
         """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
@@ -548,7 +545,7 @@ class Central:
             self._shifts[table] = max(grid.LEAST_SHIFT, self._shifts[table] - 1)
         elif seconds < quick and whole:
             self._shifts[table] = min(grid.MOST_SHIFT, self._shifts[table] + 1)
-        self._next_chunk_at[table] = self._clock() + rows / self._pace.rows_per_second
+        self._next_chunk_at[table] = self._clock() + rows / self._compared_per_second
 
     async def may_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> bool:
         """Whether a background comparison may ask for this chunk now: it costs nothing, or it is
@@ -564,11 +561,8 @@ class Central:
         # first to ask when the next chunk may be summed.
         if self._clock() < self._next_chunk_at[plan.entity.central]:
             return False
-        if self._clock() - self._load_at >= self.LOAD_AGE:
-            self._load_at = self._clock()
-            ((_, running),) = await self._fetch("load", sql.threads_running())
-            self._busy = int(running or 0) > self._pace.max_threads_running
-        return not self._busy
+        await self.load.look()
+        return not self.load.busy
 
     async def key_sum(self, plan: Plan, instance: str, keys: Collection[Key]) -> Sum:
         """The instance's rows with these keys.

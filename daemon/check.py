@@ -8,9 +8,10 @@ import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
-from daemon import db, schema
+from daemon import db, load, schema
 from daemon.central import Central
 from daemon.entities import Entity
 from daemon.errors import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, DatabaseError, WppSyncError
@@ -110,6 +111,8 @@ async def _central(
         await central.validity()
         level: Level = "note" if central.rule.timed is None else "ok"
         yield Finding(level, "central", f"settling: {central.settle_words()}")
+        async for finding in _replica(central):
+            yield finding
     except WppSyncError as error:
         yield _failed("central", error)
     for entity in entities:
@@ -126,6 +129,19 @@ async def _central(
             if found is not None:
                 text = f"{len(found.columns)} columns, highest id {head.id:,}"
                 yield Finding("ok", f"central {entity.central}", text)
+
+
+async def _replica(central: Central) -> AsyncIterator[Finding]:
+    """How far central is behind, where it may be a replica and the guard is to look at that."""
+    if central.guard.bearable.replica_lag is None or (await central.validity()).exact:
+        return
+    lag = await central.load.lag()
+    if (unknown := central.load.unknown) is not None:
+        text = f"how far it is behind, if it is a replica, is not known: {unknown.message}"
+        yield Finding("note", "central", text, load.PRIVILEGE)
+    elif lag is not None:
+        behind = "it stands still" if lag == inf else f"{lag:,.0f} s behind"
+        yield Finding("ok", "central", f"a replica: {behind}")
 
 
 def privileges(grants: list[str], database: str) -> frozenset[str]:

@@ -42,7 +42,7 @@ async def repair(
                     _refuse_to_go_on(instance, stop, found)
                     result = await instance.take_turn(stop, skip)
                     asked.tally.error = result.errors.get(entity) or _paused(instance, entity)
-                    await wait_first(instance.throttle.seconds, stop)
+                    await wait_first(instance.throttle.hold(), stop)
             finally:
                 del instance.asked[entity]
             while (motion := instance.motions.get(entity)) and not motion.derived_compared:

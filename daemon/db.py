@@ -87,6 +87,7 @@ DUPLICATE_KEY = frozenset({1062, 1586})
 NO_PARENT = frozenset({1216, 1452})
 NO_SUCH_CONNECTION = 1094
 TOOK_TOO_LONG = frozenset({1969, 3024})
+NO_SUCH_SYNTAX = frozenset({1064})
 # Shutdown, packet too large, killed, disconnected for inactivity.
 _HANGS_UP = frozenset({1053, 1153, 1927, 4031})
 _GUARD = 1242  # subquery returns more than one row: the guard in sql.upsert_frame
@@ -253,6 +254,16 @@ class Connection:
             rows: list[Row] = list(await cursor.fetchall())
             await cursor.close()
         return rows
+
+    async def fetch_named(self, statement: Statement) -> list[dict[str, bytes | None]]:
+        """As `fetch`, with the columns' names, of a result whose columns differ between servers."""
+        async with self._guarded("default"):
+            cursor = self._raw.cursor(Cursor)
+            await cursor.execute(sql.render(statement))
+            names = [column[0] for column in cursor.description or ()]
+            rows = list(await cursor.fetchall())
+            await cursor.close()
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _bounded(self, statement: Statement, seconds: float) -> Statement:
         """A SELECT that may take no longer; never longer than any statement may."""

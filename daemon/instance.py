@@ -19,7 +19,7 @@ from typing import Literal
 import structlog
 
 from daemon import config, local, orders, schema, state
-from daemon.aio import Backoff, Clock, Courtesy, Occupied, Throttle, jittered, wait_first
+from daemon.aio import Backoff, Clock, Courtesy, Occupied, jittered, wait_first
 from daemon.central import Central
 from daemon.db import Connection
 from daemon.entities import Entity
@@ -53,6 +53,7 @@ from daemon.sync.motion import Motion, Resting
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own, take_turns
+from daemon.throttle import Shares, Throttle
 from daemon.watch import Member, Watch
 
 InstanceState = Literal[
@@ -123,6 +124,9 @@ class Shared:
     not to notice how many others begin."""
 
     limits: Limits
+    limit: Shares
+    """Rows that may be written in a second, for all instances together."""
+
     intervals: Intervals
     rest_after: float
     backoff_max: float
@@ -193,7 +197,15 @@ class Instance:
         self.orders = Orders()
         """What an operator has said, as last read."""
 
-        self.throttle = Throttle(shared.clock)
+        self.throttle = Throttle(
+            self.name,
+            shared.clock,
+            limit=shared.limit,
+            guard=shared.central.guard,
+            held=lambda reason, seconds: shared.metrics.throttled_seconds.labels(
+                self.name, reason
+            ).inc(seconds),
+        )
 
         self.shared = shared
         self._clock = shared.clock
@@ -501,9 +513,10 @@ class Instance:
 
     async def _pause_after(self, result: PassResult) -> float:
         """The seconds to wait after a pass that went well."""
+        held = self.throttle.hold()
         if result.more:
-            return self.throttle.seconds
-        if (held := self.throttle.seconds) > 0:
+            return held
+        if held > 0:
             return held
         self._listens = True
         if await self._rest():
@@ -681,7 +694,7 @@ class Instance:
                 whole.unfinished -= done
                 if not whole.more:
                     break
-                await wait_first(self.throttle.seconds, stop)
+                await wait_first(self.throttle.hold(), stop)
             else:
                 whole.unfinished |= self.entities.keys() - done
         self.wake.set()  # the loop may wait long after an error that is over now

@@ -71,6 +71,13 @@ class Metrics:
             "migrations_applied", "Migrations put in effect.", *INSTANCE
         )
         self.resets = self._counter("resets", "Resets by trigger.", "trigger")
+        self.throttled_seconds = self._counter(
+            "throttled_seconds",
+            "How long an instance had to wait before it wrote more, by reason: order, limit,"
+            " central_load, replica_lag.",
+            *INSTANCE,
+            "reason",
+        )
         self.batch_duration = self._histogram(
             "batch_duration_seconds", "Local transaction of one batch.", "entity"
         )

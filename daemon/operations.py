@@ -261,6 +261,12 @@ def told_orders(now: Orders) -> dict[str, Any]:
     }
 
 
+def _told_throttle(instance: Instance) -> dict[str, str] | None:
+    """Why it is throttled right now."""
+    told = instance.throttle.told
+    return None if told is None else {"reason": told[0], "message": told[1]}
+
+
 def _told_copier(copier: Copier) -> dict[str, Any]:
     return asdict(copier) | {"since": iso(copier.since)}
 
@@ -509,6 +515,7 @@ def _status(instance: Instance, now: str, error: WppSyncError | None) -> dict[st
         "copier": None if instance.hold.copier is None else _told_copier(instance.hold.copier),
         "paused": _told_pause(instance.orders.pause),
         "rows_per_second": instance.orders.rows_per_second,
+        "throttled": _told_throttle(instance),
         "rows_written": instance.rows_written,
         "settling": instance.settling,
         "error": None if error is None else error_object(error),

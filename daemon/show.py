@@ -92,6 +92,9 @@ def _trouble(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
                 yield f"{name}: {rows} in quarantine: wpp-sync quarantine {name}"
         if each["rows_per_second"]:
             yield f"{name}: throttled to {each['rows_per_second']:,} rows per second"
+        throttled = each.get("throttled")  # an older daemon does not tell
+        if throttled and throttled["reason"] != "order":
+            yield f"{name}: throttled: {throttled['message']}"
 
 
 def _pause(pause: Mapping[str, str]) -> str:

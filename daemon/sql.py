@@ -597,6 +597,13 @@ def threads_running() -> Statement:
     return Statement("SHOW GLOBAL STATUS LIKE 'Threads_running'", (), "load")
 
 
+def replica_status(*, mariadb: bool) -> Sequence[Statement]:
+    """Which servers the server follows, and how far it is behind them: the first one that it knows.
+    MariaDB needs the word ALL to tell of all of them; MySQL before 8.0.22 has another word."""
+    words = ["SHOW ALL SLAVES STATUS"] if mariadb else ["SHOW REPLICA STATUS", "SHOW SLAVE STATUS"]
+    return [Statement(each, (), "load") for each in words]
+
+
 # --- the instance's lock -----------------------------------------------------------------------
 
 

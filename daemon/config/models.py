@@ -153,7 +153,16 @@ class Sync(Section):
     row costs central some 3 µs."""
 
     max_threads_running: Annotated[WholeNumber, Field(ge=1)] = 25
-    """Comparisons in the background wait while more threads are at work in central."""
+    """While more threads are at work in central, comparisons in the background wait, and what is
+    copied in bulk slows down."""
+
+    max_replica_lag: Seconds | None = 30.0
+    """While central, a replica, is more seconds behind, what is copied in bulk slows down; None: it
+    does not. A replica in order is a second or two behind; where central is none, nothing is asked
+    for."""
+
+    max_rows_per_second: Annotated[WholeNumber, Field(ge=1)] | None = None
+    """Rows that are written in a second at most, all instances together. None: no bound."""
 
     rest_after: Seconds = 3_600_000.0
     """Seconds after which an instance that has nothing to do closes its local connection, and opens

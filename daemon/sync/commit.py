@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon import local, sql, state
-from daemon.aio import Clock, Throttle
+from daemon.aio import Clock
 from daemon.central import Central
 from daemon.db import NO_PARENT, Connection
 from daemon.errors import PlanChangedError, RewoundError, RowError, SchemaError
@@ -22,6 +22,7 @@ from daemon.sync import quarantine
 from daemon.sync.derived import DerivedTable
 from daemon.sync.quarantine import Refusal, Strikes
 from daemon.sync.write import Writer
+from daemon.throttle import Throttle
 
 _HIGHEST_KEY = (1 << 63) - 1
 
@@ -152,8 +153,9 @@ class Committer:
         release: Collection[Key] = (),
         retried: bool = False,
         finished: bool = False,
+        bulk: bool = False,
     ) -> int:
-        """Rows and state, or neither; how many rows the table took."""
+        """Rows and state, or neither; how many rows the table took. `bulk`: see `throttle`."""
         if rows:
             await self._see_that_the_plan_holds()
         began = self._clock()
@@ -162,7 +164,7 @@ class Committer:
             await state.locked(self.connection, self.state, self.note)
             change = await self._change(rows, delete, release, retried=retried)
             await state.write(self.connection, following, self.note)
-        self._changed(change, following, began, late=late)
+        self._changed(change, following, began, late=late, bulk=bulk)
         return change.written
 
     def _following(
@@ -177,7 +179,9 @@ class Committer:
 
     # --- rows that differ -----------------------------------------------------------------------
 
-    async def repair(self, keys: Sequence[Key], position: int | None) -> Repaired:
+    async def repair(
+        self, keys: Sequence[Key], position: int | None, *, bulk: bool = True
+    ) -> Repaired:
         """Bring these rows to what central has now, which is read behind the lock on the state row:
         what central has is written, what it does not have is deleted.
 
@@ -198,7 +202,7 @@ class Committer:
             gone = await self._delete(gone)
             change = await self._change(rows, (), gone, retried=True, deleted=gone)
             await state.write(self.connection, following, self.note)
-        self._changed(change, following, began)
+        self._changed(change, following, began, bulk=bulk)
         done = set(asked)
         return Repaired(
             change.written, len(gone), len(change.refused),
@@ -302,7 +306,15 @@ class Committer:
                     hint=f"give {table.target} the columns of {table.source}, and no further rules",
                 ) from error
 
-    def _changed(self, change: _Change, following: State, began: float, *, late: int = 0) -> None:
+    def _changed(
+        self,
+        change: _Change,
+        following: State,
+        began: float,
+        *,
+        late: int = 0,
+        bulk: bool,
+    ) -> None:
         """After the commit: what is in memory follows."""
         self.quarantined = (self.quarantined | set(change.refused)) - change.released
         self.discarded -= change.released.union(change.refused)
@@ -314,7 +326,7 @@ class Committer:
         self.saved_at = self._clock()
         if change.written or change.deleted:
             self.written_at = self.saved_at
-        self.throttle.spend(change.written + change.deleted)
+        self.throttle.spend(change.written + change.deleted, bulk=bulk)
         self._on_commit(
             Committed(
                 entity=self.entity,

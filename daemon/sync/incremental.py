@@ -43,7 +43,7 @@ class Reach:
     time that it took to write them.
     """
 
-    _FAST = 0.2
+    FAST = 0.2
     _SLOW = 1.0
     _LEAST = 1_000
     _MOST = 1 << 62
@@ -66,7 +66,7 @@ class Reach:
             self.rows = min(self.most, self.rows * 2)
         if page.full:
             return
-        if page.seconds < self._FAST:
+        if page.seconds < self.FAST:
             self.span = min(self._MOST, self.span * 4)
         elif page.seconds > self._SLOW:
             self.span = max(self._LEAST, self.span // 4)
@@ -75,13 +75,25 @@ class Reach:
         """A batch of so many rows was written in so long."""
         if seconds > self._SLOW:
             self.most = min(self._limits.rows, self._FEW_ROWS)
-        elif rows >= self.rows and seconds < self._FAST:
+        elif rows >= self.rows and seconds < self.FAST:
             self.most = self._limits.rows
         self.rows = min(self.rows, self.most)
 
     def shrink(self) -> None:
         """A statement ran into its time limit."""
         self.span = max(self._LEAST, self.span // 16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A page that is not written yet."""
+
+    page: Page
+    sure: int
+    """Up to here it is known to be complete for good."""
+
+    bulk: bool
+    """Nobody waits for it as for a new row: see `throttle`."""
 
 
 class Incremental:
@@ -140,6 +152,9 @@ class Incremental:
         self._reading = Reading()
         self._resync_until: int | None = None
         self._begun = False
+        self._bulk = False
+        """One page is not enough to reach the head: see `throttle`."""
+
         self._looked_at = clock()
         self._counted_at = float("-inf")
 
@@ -254,16 +269,22 @@ class Incremental:
     async def _copy(self, upto: int, stop: asyncio.Event, deadline: float) -> int:
         """Batch after batch up to the head; the next one is read while this one is written."""
         copied = 0
-        page, sure = await self._read(self.position, upto)
+        self._bulk = self._bulk or self.lag_rows > self._limits.rows
+        if self._bulk:
+            await self._central.load.look()  # also while it keeps us from reading
+        if not self._may_read():
+            return 0
+        read = await self._read(self.position, upto)
         while True:
-            enough = stop.is_set() or self._clock() >= deadline or self._throttled(page)
+            page = read.page
+            enough = stop.is_set() or self._clock() >= deadline or not self._may_read(page)
             last = page.end >= upto or enough
             if last:
-                copied += await self._take(page, sure)
+                copied += await self._take(read)
             else:
                 resolved = self.committer.resolved
                 taken, following = await together(
-                    self._take(page, sure), self._read(page.end, upto)
+                    self._take(read), self._read(page.end, upto, page)
                 )
                 copied += taken
                 if self.committer.resolved != resolved:
@@ -272,11 +293,12 @@ class Incremental:
                     following = await self._read(page.end, upto)
             if last:
                 return copied
-            page, sure = following
+            read = following
 
-    def _throttled(self, page: Page) -> bool:
-        """No other page may follow this one now."""
-        return self.committer.throttle.most <= len(page.rows)
+    def _may_read(self, page: Page | None = None) -> int:
+        """So many rows may be read now, while this page is not written yet."""
+        pending = len(page.rows) if page is not None else 0
+        return self.committer.throttle.most(bulk=self._bulk, pending=pending)
 
     async def _count(self) -> None:
         """Count what is still to be copied: for the operator's eyes only, so a count that central
@@ -293,12 +315,16 @@ class Incremental:
         except TransientError:
             self._counted_at = float("inf")
 
-    async def _read(self, after: int, upto: int) -> tuple[Page, int]:
-        """The next page, and up to where it is known to be complete for good.
+    async def _read(self, after: int, upto: int, unwritten: Page | None = None) -> _Read:
+        """The next page, while the one before is not written yet.
 
         The evidence comes first: what is settled before the statement is sent cannot be added to
         while it runs.
         """
+        # Before anything is awaited: the page before may be written, and counted, meanwhile.
+        rows = max(1, min(self._reach.rows, self._may_read(unwritten)))
+        if self._bulk:
+            await self._central.load.look()
         sure = self._central.settled_so_far(self.plan.entity.central, self.settled)
         try:
             page = await self._central.page(
@@ -306,27 +332,35 @@ class Incremental:
                 self._instance,
                 after=after,
                 upto=min(upto, after + self._reach.span),
-                rows=min(self._reach.rows, self.committer.throttle.most),
+                rows=rows,
                 max_bytes=self._limits.bytes,
             )
         except TransientError:
             self._reach.shrink()  # perhaps it was too much to look at in one statement's time
             raise
         self._reach.learn(page)
-        return page, sure
+        # Ids that hold nothing for us and are passed quickly are no bulk: whoever follows the head
+        # has them before him when another instance is seeded.
+        costly = page.full or page.seconds > Reach.FAST
+        was_bulk, self._bulk = self._bulk, page.end < upto and costly
+        if was_bulk:
+            self.committer.throttle.read(page.seconds)
+        return _Read(page, sure, was_bulk or self._bulk)
 
-    async def _take(self, page: Page, sure: int) -> int:
+    async def _take(self, read: _Read) -> int:
         """Write a page's rows and move the position over all that it has looked at; how many rows
         the table took."""
-        settled = self.settled
+        page, settled = read.page, self.settled
         taken = 0
         if settled == page.after and not self.state.resync:
             # A full resync has to look at both sides of every id: it settles in `_look` alone.
-            settled = max(settled, min(sure, page.end))
+            settled = max(settled, min(read.sure, page.end))
         if page.rows:
             watermark = max(self.state.last_synced_id, key_of(page.rows[-1]))
             began = self._clock()
-            taken = await self.committer.commit(page.rows, watermark=watermark, settled=settled)
+            taken = await self.committer.commit(
+                page.rows, watermark=watermark, settled=settled, bulk=read.bulk
+            )
             self._reach.wrote(len(page.rows), self._clock() - began)
         self.position = page.end
         self.settled = settled

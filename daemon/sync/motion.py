@@ -388,7 +388,7 @@ class Motion:
         """A turn of the hot rows; whether some of them are left."""
         if self.hot is None or not self.hot.due:
             return False
-        repairing = self._new_round(self._clock(), cursor=None)
+        repairing = self._new_round(self._clock(), cursor=None, bulk=False)
         bounds = self.bounds()
         return await self.hot.step(self.committer, repairing, bounds, stop, self._HOT_SECONDS)
 
@@ -400,7 +400,9 @@ class Motion:
             await self._end_round(asked)
         return not asked.finished
 
-    def _new_round(self, since: float, cursor: int | None, *, paced: bool = False) -> Reconcile:
+    def _new_round(
+        self, since: float, cursor: int | None, *, paced: bool = False, bulk: bool = True
+    ) -> Reconcile:
         return Reconcile(
             central=self._central,
             metrics=self._metrics,
@@ -408,6 +410,7 @@ class Motion:
             since=since,
             cursor=cursor,
             paced=paced,
+            bulk=bulk,
         )
 
     def _current_round(self) -> float:

@@ -117,6 +117,7 @@ class Reconcile:
         cursor: int | None = None,
         paced: bool = False,
         dry_run: bool = False,
+        bulk: bool = True,
     ) -> None:
         self.since = since
         """Central's sums count only from here on, in seconds of the clock."""
@@ -138,6 +139,7 @@ class Reconcile:
         self._clock = clock
         self._paced = paced
         self._dry_run = dry_run
+        self._bulk = bulk
         self._highest: int | None = None
         self._todo: list[tuple[Range, int]] = []
 
@@ -172,7 +174,7 @@ class Reconcile:
             if went_on and not self._todo:
                 self.compared_from = self.cursor
                 self.finished = self.cursor is None
-            if self._clock() >= deadline or committer.throttle.seconds:
+            if self._clock() >= deadline or committer.throttle.full:
                 break
         return not self.finished
 
@@ -307,7 +309,7 @@ class Reconcile:
 
     async def _repair(self, committer: Committer, keys: list[Key], position: int | None) -> None:
         while keys:
-            repaired = await committer.repair(keys, position)
+            repaired = await committer.repair(keys, position, bulk=self._bulk)
             self.tally.written += repaired.written
             self.tally.deleted += repaired.deleted
             self.tally.refused += repaired.refused

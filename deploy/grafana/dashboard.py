@@ -399,6 +399,19 @@ ROWS: dict[str, list[Panel]] = {
             top=25,
         ),
         Panel(
+            "Time throttled",
+            "How much of the time an instance waited before it wrote more: for an order (`wpp-sync"
+            " throttle`), sync.max_rows_per_second (limit), or because central was busy, or a"
+            " replica that was behind.",
+            {
+                "{{wpp_instance}} {{reason}}": rate(
+                    "throttled_seconds_total", "wpp_instance, reason", ONE
+                )
+            },
+            "percentunit",
+            top=25,
+        ),
+        Panel(
             "Hot rows",
             "Rows that are known to change soon, and are compared every few seconds.",
             {ENTITY: known("hot_rows", EACH)},

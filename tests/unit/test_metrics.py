@@ -39,6 +39,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "wpp_sync_oldest_in_flight_seconds": ("table",),
     "wpp_sync_last_success_timestamp_seconds": ("wpp_instance",),
     "wpp_sync_errors_total": ("wpp_instance", "kind"),
+    "wpp_sync_throttled_seconds_total": ("wpp_instance", "reason"),
     "wpp_sync_migrations_applied_total": ("wpp_instance",),
     "wpp_sync_migrations_pending": ("wpp_instance",),
     "wpp_sync_resets_total": ("trigger",),

@@ -1,4 +1,4 @@
-"""What a changed configuration changes, and the bucket that paces writing."""
+"""What a changed configuration changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon import config, reload
-from daemon.aio import Throttle
 from daemon.config import Config
 
 BASE: dict[str, Any] = {
@@ -107,51 +106,3 @@ def test_every_instance_is_in_exactly_one_list(
     assert set(found.removed) == old - new
     assert set(found.changed) == old & new & other
     assert set(found.kept) == (old & new - other) | {"z"}
-
-
-# --- the throttle ---------------------------------------------------------------------------------
-
-
-class Time:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_without_a_pace_nothing_waits() -> None:
-    throttle = Throttle(Time())
-    throttle.spend(1_000_000)
-    assert throttle.seconds == 0.0
-    assert throttle.most > 1_000_000
-
-
-def test_a_pace_taken_back_waits_no_more() -> None:
-    throttle = Throttle(Time())
-    throttle.set(10)
-    throttle.spend(1000)
-    assert throttle.seconds > 90
-    throttle.set(None)
-    assert throttle.seconds == 0.0
-
-
-@given(
-    rate=st.integers(1, 5000),
-    asked=st.lists(st.integers(1, 4000), min_size=1, max_size=60),
-)
-def test_no_more_than_the_pace_is_written(rate: int, asked: list[int]) -> None:
-    """Whoever waits as he is told, and takes what he may, keeps the pace; and gets it."""
-    time = Time()
-    throttle = Throttle(time)
-    throttle.set(rate)
-    began, written = time.now, 0
-    for rows in asked:
-        time.now += throttle.seconds
-        assert throttle.seconds < 1e-6
-        taken = min(rows, throttle.most)
-        throttle.spend(taken)
-        written += taken
-    spent = time.now - began
-    assert written <= rate * (spent + 1) + 1
-    if len(asked) > 1 and min(asked) >= rate:
-        assert written >= rate * spent * 0.9 - rate
