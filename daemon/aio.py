@@ -51,6 +51,19 @@ async def together(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
         await asyncio.gather(one, two, return_exceptions=True)
 
 
+async def to_the_end(*work: Awaitable[None]) -> None:
+    """Await all at the same time, also when one has failed. Then the first failure is raised."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        task.result()
+
+
 class Occupied:
     """How many are at something: `with` counts one, and `free` is set while nobody is."""
 

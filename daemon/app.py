@@ -35,7 +35,8 @@ from daemon.recent import SAMPLE_SECONDS
 from daemon.reload import Changes
 from daemon.settle import Rule
 from daemon.supervisor import Supervisor
-from daemon.sync.incremental import Limits
+from daemon.sync.ahead import Writers
+from daemon.sync.reach import Limits
 from daemon.systemd import EXTEND, Notifier, heartbeat, status_line
 from daemon.throttle import Bearable, Guard, Shares
 from daemon.watch import Watch
@@ -135,6 +136,7 @@ class Parts:
             beginning=self._beginning,
             limits=Limits(rows=sync.batch_rows, bytes=sync.batch_bytes),
             limit=Shares(self._clock, sync.max_rows_per_second),
+            writers=Writers(),
             intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
             rest_after=sync.rest_after,
             backoff_max=sync.backoff_max,

@@ -419,7 +419,7 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
 
 
 def _cannot_connect(server: Server, name: str, error: BaseException) -> DatabaseError:
-    where = str(server.socket) if server.socket else f"{server.host}:{server.port}"
+    where = server.address
     if isinstance(error, TimeoutError):
         return TransientError(
             name,

@@ -111,6 +111,17 @@ class Hold:
         self.asked_for = False
         return connection
 
+    async def another(self) -> Connection:
+        """A further connection, to write beside the one with the lock, and silent no longer than
+        that. Raises DatabaseError."""
+        connection = await db.connect(self._settings, self._server, "local")
+        try:
+            await self._lock.bound_silence(connection, SILENCE_SECONDS)
+        except BaseException:
+            connection.discard()
+            raise
+        return connection
+
     async def _see_who_was_here(self, connection: Connection) -> None:
         self.was_ours = False
         before = await hosts.read(connection, self._note)

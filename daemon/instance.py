@@ -45,12 +45,14 @@ from daemon.schema import Plan, Table
 from daemon.seen import EntitySeen, InstanceSeen
 from daemon.state import State
 from daemon.sync import quarantine
+from daemon.sync.ahead import Ahead, Writers
 from daemon.sync.commit import Committed, Committer
 from daemon.sync.derived import DerivedTable
 from daemon.sync.hot import Hot
-from daemon.sync.incremental import Incremental, Limits, Reach
+from daemon.sync.incremental import Incremental
 from daemon.sync.motion import Motion, Resting
 from daemon.sync.quarantine import Strikes
+from daemon.sync.reach import Limits, Reach
 from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own, take_turns
 from daemon.throttle import Shares, Throttle
@@ -126,6 +128,8 @@ class Shared:
     limits: Limits
     limit: Shares
     """Rows that may be written in a second, for all instances together."""
+
+    writers: Writers
 
     intervals: Intervals
     rest_after: float
@@ -212,6 +216,9 @@ class Instance:
         self._metrics = shared.metrics
         self._log = structlog.get_logger().bind(instance=self.name)
         self.hold = Hold(settings, shared.seats, shared.clock, fit=self._fit)
+        self._ahead = Ahead(
+            settings.address, settings.database, shared.writers, self.hold.another, shared.clock
+        )
         self._unfit_until = self._central_failed_at = float("-inf")
         self._ready = False
         """All migrations are in effect, and nothing keeps the instance from being copied."""
@@ -1020,6 +1027,7 @@ class Instance:
                 central=shared.central,
                 limits=shared.limits,
                 reach=self._learnt[entity.name].reach,
+                ahead=self._ahead,
                 watched=self._watched(plan, self.states[entity.name]),
                 clock=self._clock,
             )

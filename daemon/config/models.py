@@ -100,6 +100,11 @@ class Server(Section):
     """Seconds one statement may take. A batch takes milliseconds; only a server in trouble or a
     scan without an index comes near."""
 
+    @property
+    def address(self) -> str:
+        """Where the server is, in words."""
+        return str(self.socket) if self.socket else f"{self.host}:{self.port}"
+
 
 class Central(Server):
     """The central database, which is only read."""

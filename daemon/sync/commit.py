@@ -19,6 +19,7 @@ from daemon.schema import Plan
 from daemon.sql import Key, Row
 from daemon.state import State
 from daemon.sync import quarantine
+from daemon.sync.ahead import Ahead, NotAheadError, Turn
 from daemon.sync.derived import DerivedTable
 from daemon.sync.quarantine import Refusal, Strikes
 from daemon.sync.write import Writer
@@ -157,7 +158,7 @@ class Committer:
     ) -> int:
         """Rows and state, or neither; how many rows the table took. `bulk`: see `throttle`."""
         if rows:
-            await self._see_that_the_plan_holds()
+            await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following(watermark, settled, finished=finished)
         async with self.connection.transaction():
@@ -166,6 +167,34 @@ class Committer:
             await state.write(self.connection, following, self.note)
         self._changed(change, following, began, late=late, bulk=bulk)
         return change.written
+
+    async def commit_ahead(
+        self,
+        ahead: Ahead,
+        connection: Connection,
+        rows: Sequence[Row],
+        turn: Turn,
+        moved: Callable[[], tuple[int, int]],
+    ) -> int:
+        """Rows that follow others which are being written: at the same time, committed after them.
+
+        `turn`: these are committed, or are not; `moved` says then where watermark and settled id
+        stand with the rows. Raises NotAheadError where nothing has changed, and the rows are to be
+        written by `commit`.
+        """
+        if not self.excluded.isdisjoint(self.plan.key(row) for row in rows):
+            raise NotAheadError
+        began = self._clock()
+        async with ahead.transaction(connection, self.plan, rows, turn, self.note):
+            watermark, settled = moved()
+            following = self._following(watermark, settled)
+            await state.locked(connection, self.state, self.note)
+            await ahead.see_the_lock(connection, self.connection, self.note)
+            await self._derive({self.plan.key(row) for row in rows}, connection)
+            await state.write(connection, following, self.note)
+        change = _Change(len(rows), 0, {}, frozenset(), retried=False)
+        self._changed(change, following, began, bulk=True)
+        return len(rows)
 
     def _following(
         self, watermark: int | None = None, settled: int | None = None, *, finished: bool = False
@@ -188,7 +217,7 @@ class Committer:
         Raises RewoundError when central's table ends below `position`: it is being restored, and
         what seems to be gone may come back.
         """
-        await self._see_that_the_plan_holds()
+        await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following()
         async with self.connection.transaction():
@@ -288,18 +317,18 @@ class Committer:
         await local.delete(self.connection, self.plan, delete, self.note)
         touched = written | set(delete) | set(deleted) | writer.touched
         writer.touched.clear()
-        await self._derive(touched)
+        await self._derive(touched, self.connection)
         removed = len(delete) + len(deleted)
         return _Change(len(rows) - len(refused), removed, refused, released, retried)
 
-    async def _derive(self, touched: Collection[Key]) -> None:
-        """What is derived follows. Raises SchemaError where a derived table refuses a row that the
-        table itself has taken: no row is at fault."""
+    async def _derive(self, touched: Collection[Key], connection: Connection) -> None:
+        """What is derived follows, in this connection's transaction. Raises SchemaError where a
+        derived table refuses a row that the table itself has taken: no row is at fault."""
         # Only entities with a key of one column have derived tables.
         keys = [sql.parts(key)[0] for key in touched] if self.derived else []
         for table in self.derived:
             try:
-                await table.update(self.connection, keys, self.note)
+                await table.update(connection, keys, self.note)
             except RowError as error:
                 raise SchemaError(
                     f"{self.entity}: {table.target} refuses what is derived: {error.message}",
@@ -354,7 +383,7 @@ class Committer:
             self.state = replace(self.state, rewound=True)
             await state.write(self.connection, self.state, self.note)
 
-    async def _see_that_the_plan_holds(self) -> None:
+    async def see_that_the_plan_holds(self) -> None:
         """Look at both tables again now and then. Raises PlanChangedError, SchemaError."""
         if self._clock() - self._planned_at < self._PLAN_SECONDS:
             return

@@ -16,72 +16,16 @@ from typing import NoReturn
 from daemon import local
 from daemon.aio import Clock, together
 from daemon.central import Central, Page, key_of
+from daemon.db import Connection
 from daemon.errors import RewoundError, TransientError
 from daemon.ledger import Reading, Told
 from daemon.state import State
+from daemon.sync.ahead import Ahead, Convoy, Turn
 from daemon.sync.commit import Committer, Step
+from daemon.sync.reach import Limits, Reach
 from daemon.watch import Member
 
 _HIGHEST_KEY = (1 << 63) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds one batch, and so the memory of an instance: about four times `bytes`."""
-
-    rows: int = 5000
-    bytes: int = 4 << 20
-
-
-class Reach:
-    """How much to ask of central at once, learnt from its last answers and from how long the local
-    server took with them. Pure.
-
-    The rows of an instance lie thin among those of others: a statement that looks for the next
-    2,000 of them may have to pass millions. `span`, the width of ids that one statement may look
-    at, follows the time that it took; `rows` follows the bytes that came, and what is `most` the
-    time that it took to write them.
-    """
-
-    FAST = 0.2
-    _SLOW = 1.0
-    _LEAST = 1_000
-    _MOST = 1 << 62
-
-    _FEW_ROWS = 2_000
-    """A batch of so many is nearly as fast as can be. It begins with them, and goes back to them
-    where a larger batch would hold its transaction, and whoever waits for its end, for long."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self.span = 100_000
-        self.most = self.rows = min(limits.rows, self._FEW_ROWS)
-
-    def learn(self, page: Page) -> None:
-        """Adjust to what came back."""
-        if page.size >= self._limits.bytes:
-            # A little less than what fitted: a result that is cut costs its connection.
-            self.rows = max(1, len(page.rows) * 3 // 4)
-        elif page.size < self._limits.bytes // 2:
-            self.rows = min(self.most, self.rows * 2)
-        if page.full:
-            return
-        if page.seconds < self.FAST:
-            self.span = min(self._MOST, self.span * 4)
-        elif page.seconds > self._SLOW:
-            self.span = max(self._LEAST, self.span // 4)
-
-    def wrote(self, rows: int, seconds: float) -> None:
-        """A batch of so many rows was written in so long."""
-        if seconds > self._SLOW:
-            self.most = min(self._limits.rows, self._FEW_ROWS)
-        elif rows >= self.rows and seconds < self.FAST:
-            self.most = self._limits.rows
-        self.rows = min(self.rows, self.most)
-
-    def shrink(self) -> None:
-        """A statement ran into its time limit."""
-        self.span = max(self._LEAST, self.span // 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +71,7 @@ class Incremental:
         central: Central,
         limits: Limits,
         reach: Reach,
+        ahead: Ahead,
         watched: Member | None,
         clock: Clock,
     ) -> None:
@@ -146,6 +91,7 @@ class Incremental:
         self._connection = committer.connection
         self._limits = limits
         self._reach = reach
+        self._ahead = ahead
         self._clock = clock
         self._watched = watched
         self._told: Told | None = None
@@ -267,37 +213,72 @@ class Incremental:
             self.position = lowest - 1
 
     async def _copy(self, upto: int, stop: asyncio.Event, deadline: float) -> int:
-        """Batch after batch up to the head; the next one is read while this one is written."""
-        copied = 0
+        """Page after page up to the head."""
         self._bulk = self._bulk or self.lag_rows > self._limits.rows
         if self._bulk:
             await self._central.load.look()  # also while it keeps us from reading
+            await self._sure()  # what is known to be complete before it is read need not be again
         if not self._may_read():
             return 0
         read = await self._read(self.position, upto)
+        if not (read.bulk and read.page.full):
+            return await self._copy_on_one(read, upto, stop, deadline)
+        copied = 0
+        if self._ahead.possible:
+            copied, left = await self._copy_on_two(read, upto, stop, deadline)
+            if not left:
+                return copied
+            read = await self._read(self.position, upto)
+        with self._ahead.writing():
+            return copied + await self._copy_on_one(read, upto, stop, deadline)
+
+    async def _copy_on_one(
+        self, read: _Read, upto: int, stop: asyncio.Event, deadline: float
+    ) -> int:
+        """Write what was read; the next page is read while this one is written."""
+        copied = 0
         while True:
             page = read.page
-            enough = stop.is_set() or self._clock() >= deadline or not self._may_read(page)
-            last = page.end >= upto or enough
-            if last:
-                copied += await self._take(read)
-            else:
-                resolved = self.committer.resolved
-                taken, following = await together(
-                    self._take(read), self._read(page.end, upto, page)
-                )
-                copied += taken
-                if self.committer.resolved != resolved:
-                    # The collision may have brought newer versions of these rows, or have found
-                    # that they are gone: they must not come back.
-                    following = await self._read(page.end, upto)
-            if last:
-                return copied
+            if page.end >= upto or self._enough([read], stop, deadline):
+                return copied + await self._take(read)
+            resolved = self.committer.resolved
+            taken, following = await together(self._take(read), self._read(page.end, upto, [read]))
+            copied += taken
+            if self.committer.resolved != resolved:
+                # The collision may have brought newer versions of these rows, or have found that
+                # they are gone: they must not come back.
+                following = await self._read(page.end, upto)
             read = following
 
-    def _may_read(self, page: Page | None = None) -> int:
-        """So many rows may be read now, while this page is not written yet."""
-        pending = len(page.rows) if page is not None else 0
+    async def _copy_on_two(
+        self, read: _Read, upto: int, stop: asyncio.Event, deadline: float
+    ) -> tuple[int, bool]:
+        """Write what was read and what follows on two connections. Returns how many rows the table
+        took, and whether something is to be written on one instead."""
+        await self.committer.see_that_the_plan_holds()
+        copied = 0
+
+        async def following(last: _Read, unwritten: Sequence[_Read]) -> _Read | None:
+            if last.page.end >= upto or self._enough(unwritten, stop, deadline):
+                return None
+            return await self._read(last.page.end, upto, unwritten)
+
+        async def write(connection: Connection, read: _Read, turn: Turn) -> None:
+            nonlocal copied
+            copied += await self._take_ahead(connection, read, turn)
+
+        convoy = Convoy(read, following, write)
+        with self._ahead.writing():
+            await convoy.run(self._connection, self._ahead.second())
+        return copied, convoy.broken
+
+    def _enough(self, unwritten: Sequence[_Read], stop: asyncio.Event, deadline: float) -> bool:
+        """No further page is to be read in this step."""
+        return stop.is_set() or self._clock() >= deadline or not self._may_read(unwritten)
+
+    def _may_read(self, unwritten: Sequence[_Read] = ()) -> int:
+        """So many rows may be read now, while these pages are not written yet."""
+        pending = sum(len(read.page.rows) for read in unwritten)
         return self.committer.throttle.most(bulk=self._bulk, pending=pending)
 
     async def _count(self) -> None:
@@ -315,8 +296,8 @@ class Incremental:
         except TransientError:
             self._counted_at = float("inf")
 
-    async def _read(self, after: int, upto: int, unwritten: Page | None = None) -> _Read:
-        """The next page, while the one before is not written yet.
+    async def _read(self, after: int, upto: int, unwritten: Sequence[_Read] = ()) -> _Read:
+        """The next page, while these ones are not written yet.
 
         The evidence comes first: what is settled before the statement is sent cannot be added to
         while it runs.
@@ -350,22 +331,46 @@ class Incremental:
     async def _take(self, read: _Read) -> int:
         """Write a page's rows and move the position over all that it has looked at; how many rows
         the table took."""
-        page, settled = read.page, self.settled
-        taken = 0
+        taken, rows = 0, read.page.rows
+        watermark, settled = self._moved(read)
+        if rows:
+            began = self._clock()
+            taken = await self.committer.commit(
+                rows, watermark=watermark, settled=settled, bulk=read.bulk
+            )
+            self._reach.wrote(len(rows), self._clock() - began)
+        self._took(read, settled)
+        return taken
+
+    async def _take_ahead(self, connection: Connection, read: _Read, turn: Turn) -> int:
+        """The same on one of two connections, when it is its turn. Raises NotAheadError."""
+        began, rows = self._clock(), read.page.rows
+        if rows:
+            taken = await self.committer.commit_ahead(
+                self._ahead, connection, rows, turn, lambda: self._moved(read)
+            )
+            self._reach.wrote(len(rows), self._clock() - began)
+        else:
+            await self._ahead.wait(turn)
+            taken = 0
+        # Where the page before has left it: nobody else moves it.
+        self._took(read, self._moved(read)[1])
+        return taken
+
+    def _moved(self, read: _Read) -> tuple[int, int]:
+        """Watermark and settled id with a page that begins at the position."""
+        page, settled, watermark = read.page, self.settled, self.state.last_synced_id
         if settled == page.after and not self.state.resync:
             # A full resync has to look at both sides of every id: it settles in `_look` alone.
             settled = max(settled, min(read.sure, page.end))
         if page.rows:
-            watermark = max(self.state.last_synced_id, key_of(page.rows[-1]))
-            began = self._clock()
-            taken = await self.committer.commit(
-                page.rows, watermark=watermark, settled=settled, bulk=read.bulk
-            )
-            self._reach.wrote(len(page.rows), self._clock() - began)
-        self.position = page.end
+            watermark = max(watermark, key_of(page.rows[-1]))
+        return watermark, settled
+
+    def _took(self, read: _Read, settled: int) -> None:
+        self.position = read.page.end
         self.settled = settled
-        self.lag_rows = max(0, self.lag_rows - len(page.rows))
-        return taken
+        self.lag_rows = max(0, self.lag_rows - len(read.page.rows))
 
     # --- late rows ------------------------------------------------------------------------------
 

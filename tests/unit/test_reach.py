@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.central import Page
-from daemon.sync.incremental import Limits, Reach
+from daemon.sync.reach import Limits, Reach
 
 LIMITS = Limits(rows=2000, bytes=4 << 20)
 BYTES = LIMITS.bytes
