@@ -36,6 +36,9 @@ class _Read:
     sure: int
     """Up to here it is known to be complete for good."""
 
+    parts: int
+    """So many of them make a whole batch."""
+
     bulk: bool
     """Nobody waits for it as for a new row: see `throttle`."""
 
@@ -261,7 +264,8 @@ class Incremental:
         async def following(last: _Read, unwritten: Sequence[_Read]) -> _Read | None:
             if last.page.end >= upto or self._enough(unwritten, stop, deadline):
                 return None
-            return await self._read(last.page.end, upto, unwritten)
+            # Two are in memory in place of one.
+            return await self._read(last.page.end, upto, unwritten, parts=2)
 
         async def write(connection: Connection, read: _Read, turn: Turn) -> None:
             nonlocal copied
@@ -296,14 +300,16 @@ class Incremental:
         except TransientError:
             self._counted_at = float("inf")
 
-    async def _read(self, after: int, upto: int, unwritten: Sequence[_Read] = ()) -> _Read:
-        """The next page, while these ones are not written yet.
+    async def _read(
+        self, after: int, upto: int, unwritten: Sequence[_Read] = (), *, parts: int = 1
+    ) -> _Read:
+        """The next page, while these ones are not written yet; so many parts make a whole batch.
 
         The evidence comes first: what is settled before the statement is sent cannot be added to
         while it runs.
         """
         # Before anything is awaited: the page before may be written, and counted, meanwhile.
-        rows = max(1, min(self._reach.rows, self._may_read(unwritten)))
+        rows = max(1, min(self._reach.rows // parts, self._may_read(unwritten)))
         if self._bulk:
             await self._central.load.look()
         sure = self._central.settled_so_far(self.plan.entity.central, self.settled)
@@ -314,19 +320,19 @@ class Incremental:
                 after=after,
                 upto=min(upto, after + self._reach.span),
                 rows=rows,
-                max_bytes=self._limits.bytes,
+                max_bytes=self._limits.bytes // parts,
             )
         except TransientError:
             self._reach.shrink()  # perhaps it was too much to look at in one statement's time
             raise
-        self._reach.learn(page)
+        self._reach.learn(page, parts)
         # Ids that hold nothing for us and are passed quickly are no bulk: whoever follows the head
         # has them before him when another instance is seeded.
         costly = page.full or page.seconds > Reach.FAST
         was_bulk, self._bulk = self._bulk, page.end < upto and costly
         if was_bulk:
             self.committer.throttle.read(page.seconds)
-        return _Read(page, sure, was_bulk or self._bulk)
+        return _Read(page, sure, parts, was_bulk or self._bulk)
 
     async def _take(self, read: _Read) -> int:
         """Write a page's rows and move the position over all that it has looked at; how many rows
@@ -338,7 +344,7 @@ class Incremental:
             taken = await self.committer.commit(
                 rows, watermark=watermark, settled=settled, bulk=read.bulk
             )
-            self._reach.wrote(len(rows), self._clock() - began)
+            self._reach.wrote(len(rows) * read.parts, self._clock() - began)
         self._took(read, settled)
         return taken
 
@@ -349,7 +355,7 @@ class Incremental:
             taken = await self.committer.commit_ahead(
                 self._ahead, connection, rows, turn, lambda: self._moved(read)
             )
-            self._reach.wrote(len(rows), self._clock() - began)
+            self._reach.wrote(len(rows) * read.parts, self._clock() - began)
         else:
             await self._ahead.wait(turn)
             taken = 0

@@ -39,12 +39,13 @@ class Reach:
         self.span = 100_000
         self.most = self.rows = min(limits.rows, self._FEW_ROWS)
 
-    def learn(self, page: Page) -> None:
-        """Adjust to what came back."""
-        if page.size >= self._limits.bytes:
+    def learn(self, page: Page, parts: int = 1) -> None:
+        """Adjust to what came back when a batch, or one of its parts, was asked for."""
+        size = page.size * parts
+        if size >= self._limits.bytes:
             # A little less than what fitted: a result that is cut costs its connection.
-            self.rows = max(1, len(page.rows) * 3 // 4)
-        elif page.size < self._limits.bytes // 2:
+            self.rows = max(1, len(page.rows) * parts * 3 // 4)
+        elif size < self._limits.bytes // 2:
             self.rows = min(self.most, self.rows * 2)
         if page.full:
             return
