@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from daemon import app, config, instance, log
+from daemon import app, config, instance, log, turns
 from daemon.sync.run import PassResult
 
 HEALTHY_PASSES = 2
@@ -29,8 +29,8 @@ def main() -> None:
         return await real(self, *args, **more)
 
     instance.Instance.take_turn = one_turn  # type: ignore[method-assign]
-    instance.TURN_SECONDS = 0.5
-    instance._GRACE_SECONDS = 0.5
+    turns.TURN_SECONDS = 0.5
+    turns._GRACE_SECONDS = 0.5
     settings = config.load(Path(sys.argv[1]))
     log.set_up("info", "json")
     asyncio.run(app.run(settings))

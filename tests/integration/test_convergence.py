@@ -16,6 +16,7 @@ from daemon.central import Central, Sum
 from daemon.demo import central as central_data
 from daemon.errors import MissingError, SchemaError, StoppedError
 from daemon.instance import Instance
+from daemon.loop import Loop
 from daemon.sql import Key
 from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
@@ -41,7 +42,7 @@ def seed(databases: Databases, messages: int = 400) -> None:
 async def running(instance: Instance) -> AsyncIterator[None]:
     """The instance's loop goes on meanwhile, as it does in the daemon."""
     stop = asyncio.Event()
-    loop = asyncio.create_task(instance.run(stop))
+    loop = asyncio.create_task(Loop(instance).run(stop))
     try:
         yield
     finally:
