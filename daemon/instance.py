@@ -7,7 +7,7 @@ process the instance's only copier; when the connection is lost, the lock is, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Literal
 
 import structlog
@@ -16,7 +16,6 @@ from daemon import config, orders, state
 from daemon.aio import jittered, wait_first
 from daemon.counts import Counts
 from daemon.db import Connection
-from daemon.entities import Entity
 from daemon.errors import PausedError, StoppedError, WppSyncError
 from daemon.fitness import Fitness
 from daemon.hold import Hold
@@ -84,6 +83,7 @@ class Instance:
         self.hold = Hold(settings, shared.seats, shared.clock, fit=self.fitness.fit)
         self.maker = Maker(self.name, shared, self.throttle, self._committed)
         self.motions = Motions(settings, shared, self.maker, self.news, self.counts)
+        self.entities = self.motions.entities
         self.comparing = asyncio.Lock()
         """Whoever has it may have comparisons made (`Motions.asked`)."""
 
@@ -104,11 +104,6 @@ class Instance:
     def server(self) -> str:
         """Its database, in the operator's words."""
         return f"local {self.name}"
-
-    @property
-    def entities(self) -> Mapping[str, Entity]:
-        """The entities of this instance that are not switched off."""
-        return self.motions.entities
 
     @property
     def opened(self) -> bool:
@@ -196,7 +191,7 @@ class Instance:
         heartbeat = self._heartbeat_at + HEARTBEAT_SECONDS - self._clock()
         return min(heartbeat, self.motions.due_in(self.orders.pauses))
 
-    # --- its end ----------------------------------------------------------------------------------
+    # --- rest and end -----------------------------------------------------------------------------
 
     async def rest(self) -> float | None:
         """Close the local connection, where there has been nothing to do for a while and the shared
@@ -363,7 +358,7 @@ class Instance:
             return connection
         try:
             await self._heed(connection)
-            await self._migrate(connection, stop)
+            await self.migrator.migrate(connection, stop, self._migration_begins)
             await self.migrator.refuse_tables_without_transactions(connection)
             await state.ensure(connection, list(self.entities), f"{self.name} state")
             self.motions.states = await state.read(connection, f"{self.name} state")
@@ -436,15 +431,12 @@ class Instance:
             self.motions.forget_all()  # their plans are those of the tables of before
             await self._heed(connection)
             self._ready = False  # should it stop half-way
-            await self._migrate(connection, stop)
+            await self.migrator.migrate(connection, stop, self._migration_begins)
             self._ready = True
         else:
             await self._open(stop)
         self.state = "idle"
         return list(self.migrator.ran)
-
-    async def _migrate(self, connection: Connection, stop: asyncio.Event) -> None:
-        await self.migrator.migrate(connection, stop, self._migration_begins)
 
     def _migration_begins(self) -> None:
         self.state = "migrating"

@@ -166,8 +166,8 @@ class Maker:
     async def _derived(
         self, connection: Connection, entity: Entity, source: Table, plan: Plan
     ) -> tuple[list[DerivedTable], SchemaError | None]:
-        """What can be derived from the entity's table. What cannot is told: it must not keep the
-        rows themselves from being copied."""
+        """What can be derived from the entity's table, and why something cannot be: it must not
+        keep the rows themselves from being copied."""
         found: list[DerivedTable] = []
         trouble: SchemaError | None = None
         for derived in entity.derived:

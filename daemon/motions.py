@@ -33,8 +33,6 @@ SLOW_RETRY_SECONDS = 60.0
 SCHEMA_RETRY_SECONDS = 15.0
 """So often an entity is tried again whose tables are not as they must be."""
 
-_EVERY_KEY = (1 << 63) - 1
-
 
 class Motions(Mapping[str, Motion]):
     """By entity, those that are under way; one that cannot go on is in `entity_errors` instead."""
@@ -346,8 +344,8 @@ class Motions(Mapping[str, Motion]):
             self._retry_at[entity] = self._clock() + jittered(SLOW_RETRY_SECONDS)
 
     def _place(self, plan: Plan, known: State) -> Member | None:
-        """A place in the shared scans, where somebody makes them. The one that was kept
-        while it rested tells what has come since the state row was left."""
+        """A place in the shared scans. The one that was kept while it rested tells what has come
+        since the state row was left."""
         if plan.new_ids is None:
             return None
         rested = self.resting.get(known.entity)
