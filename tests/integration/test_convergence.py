@@ -151,13 +151,15 @@ async def test_a_range_whose_repair_was_broken_off_is_compared_again(
     real = Committer.repair
     first = iter([True])
 
-    async def repair(committer: Committer, keys: Sequence[Key], position: int | None) -> Repaired:
+    async def repair(
+        committer: Committer, keys: Sequence[Key], position: int | None, *, bulk: bool
+    ) -> Repaired:
         if next(first, False):
             mirror.run(
                 local,
                 "UPDATE wpp_sync_state SET settled_id = settled_id - 1 WHERE entity = 'messages'",
             )
-        return await real(committer, keys, position)
+        return await real(committer, keys, position, bulk=bulk)
 
     async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
         await settle(i)
