@@ -26,7 +26,7 @@ from daemon.errors import StoppedError, WppSyncError, internal
 from daemon.hosts import Seats
 from daemon.http.control import ControlApi
 from daemon.http.public import PublicApi
-from daemon.instance import Instance, Intervals, Shared
+from daemon.instance import Instance
 from daemon.metrics import Metrics
 from daemon.migrations import files
 from daemon.migrations.files import Catalogue
@@ -34,6 +34,7 @@ from daemon.migrator import Migrating
 from daemon.recent import SAMPLE_SECONDS
 from daemon.reload import Changes
 from daemon.settle import Rule
+from daemon.shared import Intervals, Shared
 from daemon.supervisor import Supervisor
 from daemon.sync.ahead import Writers
 from daemon.sync.reach import Limits
@@ -339,7 +340,7 @@ class _Process:
                 sampled_at = clock()
                 log.tell_overdue()
                 for instance in self._built.instances.values():
-                    instance.recent.sample(instance.rows_written)
+                    instance.counts.recent.sample(instance.counts.rows_written)
             if clock() - trimmed_at >= _TRIM_SECONDS:
                 trimmed_at = clock()
                 heap.give_back()

@@ -33,7 +33,7 @@ async def repair(
     async with instance.comparing:  # one after the other, so that each has rounds of its own
         instance.shared.central.expire_heads()
         for entity in entities:
-            asked = instance.asked[entity] = _new_round(instance, dry_run=False)
+            asked = instance.motions.asked[entity] = _new_round(instance, dry_run=False)
             found[entity] = asked.tally
             asked.tally.error = _paused(instance, entity)
             skip = [name for name in instance.entities if name != entity]
@@ -44,7 +44,7 @@ async def repair(
                     asked.tally.error = result.errors.get(entity) or _paused(instance, entity)
                     await wait_first(instance.throttle.hold(), stop)
             finally:
-                del instance.asked[entity]
+                del instance.motions.asked[entity]
             while (motion := instance.motions.get(entity)) and not motion.derived_compared:
                 _refuse_to_go_on(instance, stop, found)
                 result = await instance.take_turn(stop, skip)
@@ -73,9 +73,9 @@ async def look(
             asked = _new_round(instance, dry_run=True)
             found[entity] = asked.tally
             try:
-                plan = await instance.plan(connection, instance.entities[entity])
+                plan = await instance.maker.plan(connection, instance.entities[entity])
                 bounds = await _comparable(instance, plan, known, copied=copied_by is not None)
-                committer = await instance.committer(connection, plan, known, ())
+                committer = await instance.maker.committer(connection, plan, known, ())
                 await _whole_round(instance, asked, committer, bounds, stop)
             except WppSyncError as error:
                 if not is_entitys_own(error):

@@ -35,7 +35,7 @@ from daemon.sql import Row, Statement
 Role = Literal["central", "local"]
 
 _ROWS_AT_ONCE = 16
-"""Rows taken from a long result before their size is looked at: a third less CPU than one by one."""
+"""Rows taken from a long result before their size is looked at: a third less CPU than singly."""
 
 # What a server notes on a statement (a table that is deprecated, what EXPLAIN has rewritten) the
 # driver logs as it came. It says nothing of the rows: what a value would lose is an error, or found

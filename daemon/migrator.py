@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from daemon import schema
 from daemon.aio import Courtesy
 from daemon.db import Connection
 from daemon.metrics import Metrics
@@ -118,6 +119,13 @@ class Migrator:
             async with self._shared.places.place():
                 await self._apply(connection, standing, stop)
         await self.read(connection)
+
+    async def refuse_tables_without_transactions(self, connection: Connection) -> None:
+        """Raise SchemaError where what the daemon writes down would not be rolled back."""
+        for name in ("wpp_sync_state", "wpp_sync_quarantine"):
+            table = await schema.read(connection, name, f"{self._name} schema {name}")
+            if table is not None:
+                schema.refuse_without_transactions(table)
 
     async def _apply(self, connection: Connection, standing: Standing, stop: asyncio.Event) -> None:
         try:

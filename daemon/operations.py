@@ -13,18 +13,17 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from daemon import comparing, db, hosts, lock, orders, state
 from daemon.aio import wait_first
 from daemon.db import Connection
 from daemon.errors import (
+    DatabaseError,
     MissingError,
     NoInstanceError,
-    RewoundError,
     TransientError,
     UsageError,
     WppSyncError,
@@ -34,10 +33,9 @@ from daemon.instance import Instance
 from daemon.migrations.drift import Recorded
 from daemon.migrations.files import Migration
 from daemon.migrations.journal import Applied
-from daemon.orders import Orders, Pause
 from daemon.state import State
+from daemon.status import error_object, iso, status, status_now, told_orders
 from daemon.sync import quarantine
-from daemon.sync.motion import Motion, Resting
 from daemon.sync.quarantine import Entry
 from daemon.sync.reconcile import Tally
 from daemon.sync.run import PassResult
@@ -67,12 +65,13 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
     try:
         if instance.running:
             return await _status_of_standby(instance)
-        await instance.learn_settling()
+        with suppress(DatabaseError):  # then it says that it is not known
+            await instance.shared.central.validity()
         return await _status_without_a_daemon(instance)
     except WppSyncError as error:
         if instance.running:
             return status_now(instance)
-        return _status(instance, "failed", error)
+        return status(instance, "failed", error)
 
 
 async def get_all_status(instances: Mapping[str, Instance]) -> dict[str, Any]:
@@ -84,11 +83,6 @@ async def get_all_status(instances: Mapping[str, Instance]) -> dict[str, Any]:
             for each in list(instances.values())
         ]
     }
-
-
-def status_now(instance: Instance) -> dict[str, Any]:
-    """The status from memory, as far as this process knows it."""
-    return _status(instance, instance.state, instance.error)
 
 
 async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
@@ -148,7 +142,7 @@ async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None
     """Try the quarantined rows again, with a pass; how many are left."""
     instance.retry_quarantine()
     await instance.sync_pass(stop or asyncio.Event())
-    return sum(instance.quarantined.values())
+    return sum(instance.motions.quarantined.values())
 
 
 async def discard_quarantine(
@@ -248,31 +242,8 @@ async def _order(
     instance.look_at_orders()
     # A pause that is announced is one: nothing is written any more when this returns.
     here = instance.copies
-    at_once = here and await instance.turn_is_over(_HEEDED_SECONDS)
+    at_once = here and await instance.turns.over(_HEEDED_SECONDS)
     return {"instance": instance.name, **told_orders(now), "at_once": at_once, "copied_here": here}
-
-
-def told_orders(now: Orders) -> dict[str, Any]:
-    """What an operator has said, as status and control socket show it."""
-    return {
-        "paused": _told_pause(now.pause),
-        "paused_entities": {name: _told_pause(each) for name, each in now.pauses.items()},
-        "rows_per_second": now.rows_per_second,
-    }
-
-
-def _told_throttle(instance: Instance) -> dict[str, str] | None:
-    """Why it is throttled right now."""
-    told = instance.throttle.told
-    return None if told is None else {"reason": told[0], "message": told[1]}
-
-
-def _told_copier(copier: Copier) -> dict[str, Any]:
-    return asdict(copier) | {"since": iso(copier.since)}
-
-
-def _told_pause(pause: Pause | None) -> dict[str, str | None] | None:
-    return None if pause is None else {"since": iso(pause.since), "reason": pause.reason}
 
 
 async def migrate(instance: Instance, stop: asyncio.Event | None = None) -> dict[str, Any]:
@@ -412,7 +383,7 @@ async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> bool:
 
 
 def _resyncing(instance: Instance, entity: str) -> bool:
-    known = instance.states.get(entity)
+    known = instance.motions.states.get(entity)
     return known is not None and known.resync
 
 
@@ -446,7 +417,8 @@ class _Read(NamedTuple):
         """Have the instance know it."""
         instance.migrator.history, instance.migrator.journal = self.history, self.journal
         nothing = {name: State(name, 0, 0, 0, False, "") for name in instance.entities}
-        instance.states, instance.quarantined = nothing | self.states, self.quarantined
+        motions = instance.motions
+        motions.states, motions.quarantined = nothing | self.states, self.quarantined
         instance.hold.copier = self.copier
 
 
@@ -470,7 +442,7 @@ async def _status_of_standby(instance: Instance) -> dict[str, Any]:
         found = await _read(instance, connection)
     finally:
         await connection.close()
-    if instance.locked:
+    if instance.hold.usable:
         return status_now(instance)  # by now the loop has it, and knows better
     found.know(instance)
     told = status_now(instance)
@@ -494,81 +466,7 @@ async def _status_without_a_daemon(instance: Instance) -> dict[str, Any]:
             "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
         )
     now = "standby" if instance.orders.pause is None else "paused"
-    return _status(instance, now, error)
-
-
-def _status(instance: Instance, now: str, error: WppSyncError | None) -> dict[str, Any]:
-    doing = instance.migrator.doing
-    return {
-        "instance": instance.name,
-        "state": now,
-        "migrations": [
-            {"id": m.id, "description": m.description, "executed_at": iso(m.executed_at)}
-            for m in instance.migrator.history or ()
-        ],
-        "pending_migrations": instance.migrator.pending or [],
-        "migration_warnings": list(instance.migrator.warnings),
-        "migrating": None if doing is None else doing.words,
-        "sync_state": [
-            _entity_status(instance, name, instance.states.get(name)) for name in instance.entities
-        ],
-        "copier": None if instance.hold.copier is None else _told_copier(instance.hold.copier),
-        "paused": _told_pause(instance.orders.pause),
-        "rows_per_second": instance.orders.rows_per_second,
-        "throttled": _told_throttle(instance),
-        "rows_written": instance.rows_written,
-        "settling": instance.settling,
-        "error": None if error is None else error_object(error),
-    }
-
-
-def _entity_status(instance: Instance, name: str, known: State | None) -> dict[str, Any]:
-    motion = instance.motions.get(name)
-    at = motion or instance.resting.get(name)
-    error = instance.errors.get(name)
-    follows = instance.entities[name].motion == "incremental"
-    here = instance.running and instance.state != "standby"
-    # What another daemon copies is not known here; what nobody has copied yet begins at 0.
-    unknown = None if instance.state == "standby" else 0
-    return {
-        "entity": name,
-        "last_synced_id": known.last_synced_id if known else unknown,
-        "last_synced_at": iso(known.last_synced_at) if known else None,
-        "settled_id": motion.settled if motion else known.settled if known else unknown,
-        "position": at.position if at else known.position if known else unknown,
-        "head": at.head if at and follows else None,
-        "lag_rows": at.lag_rows if at and follows else None,
-        "lag_seconds": (round(instance.lag_seconds(name), 3) if here or instance.opened else None),
-        "rewound": isinstance(error, RewoundError) or (known is not None and known.rewound),
-        "resync": known.resync if known else False,
-        "resync_progress": _rounded(motion.resync_progress if motion else None),
-        "eta_seconds": _rounded(motion.eta_seconds if motion else None),
-        "reconcile": _reconcile_status(motion, at, instance.compared_at(name)),
-        "quarantined": instance.quarantined.get(name, 0),
-        "paused": _told_pause(instance.orders.pauses.get(name)),
-        "error": None if error is None else error_object(error),
-    }
-
-
-def _reconcile_status(
-    motion: Motion | None, at: Motion | Resting | None, compared_at: float | None
-) -> dict[str, Any] | None:
-    """The comparison that is under way, if one is, and when the last one ended; from memory."""
-    if at is None:
-        return None
-    running = (motion.asked or motion.round) if motion else None
-    return {
-        "running": running is not None,
-        "asked": motion is not None and motion.asked is not None,
-        "progress": _rounded(running.progress if running else None),
-        "differences": running.tally.differences if running else 0,
-        "compared_at": None if compared_at is None else _iso_seconds(compared_at),
-        "hot_rows": at.hot_rows or 0,
-    }
-
-
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 3)
+    return status(instance, now, error)
 
 
 def told_pass(instance: Instance, result: PassResult) -> dict[str, Any]:
@@ -577,7 +475,7 @@ def told_pass(instance: Instance, result: PassResult) -> dict[str, Any]:
         "rows": result.rows,
         "late": result.late,
         "interrupted": result.more,
-        "quarantined": sum(instance.quarantined.values()),
+        "quarantined": sum(instance.motions.quarantined.values()),
         "paused": sorted(instance.orders.pauses),
         "errors": {name: error_object(error) for name, error in result.errors.items()},
     }
@@ -595,23 +493,3 @@ def _tally(name: str, tally: Tally) -> dict[str, Any]:
     counts = asdict(replace(tally, error=None))
     error = None if tally.error is None else error_object(tally.error)
     return {"entity": name, **counts, "error": error}
-
-
-def error_object(error: WppSyncError) -> dict[str, str]:
-    """An error as status and control socket show it."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-        "since": _iso_seconds(error.since.timestamp()),
-    }
-
-
-def _iso_seconds(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def iso(moment: str) -> str | None:
-    """`YYYY-MM-DD HH:MM:SS` in UTC, as the server prints it, as ISO 8601."""
-    return moment.replace(" ", "T") + "Z" if moment else None

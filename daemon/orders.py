@@ -42,6 +42,15 @@ class Orders:
     rows_per_second: int | None = None
     """No more than so many rows are written in a second; None: as many as can be."""
 
+    @property
+    def words(self) -> dict[str, object]:
+        """What the log says of it."""
+        return {
+            "paused": self.pause is not None,
+            "paused_entities": sorted(self.pauses),
+            "rows_per_second": self.rows_per_second,
+        }
+
     def refuse_if_paused(self, instance: str) -> None:
         """Raise PausedError where the instance as a whole is paused."""
         if self.pause is not None:

@@ -128,7 +128,7 @@ async def watching(instance: Instance) -> AsyncIterator[None]:
 
     async def look(shown: Shown) -> None:
         while True:
-            if instance.locked:
+            if instance.hold.usable:
                 shown.told(await operations.get_sync_status(instance))
             await asyncio.sleep(_POLL_SECONDS)
 

@@ -10,6 +10,7 @@ import structlog
 from daemon.aio import Backoff, wait_first
 from daemon.errors import internal
 from daemon.instance import Instance
+from daemon.loop import Loop
 
 Left = Callable[[Instance, Instance | None], None]
 """Told when an instance has left for good, with the one that takes its place, if one does."""
@@ -108,9 +109,10 @@ class Supervisor:
             await self.wait_for(before)
             while not instance.stop.is_set():
                 try:
+                    loop = Loop(instance)
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(instance.keep(instance.stop))
-                        await instance.run(instance.stop)
+                        group.create_task(loop.keep(instance.stop))
+                        await loop.run(instance.stop)
                 except Exception as error:  # noqa: BLE001 - the isolation that the class promises
                     pause = backoff.next()
                     told = internal(error)

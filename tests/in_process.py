@@ -34,7 +34,7 @@ async def one(path: Path, name: str = "nunes") -> AsyncIterator[Instance]:
 async def a_pass(instance: Instance, skip: tuple[str, ...] = ()) -> dict[str, int]:
     """One pass, which must succeed; the rows copied by entity, late ones not included."""
     result = await instance.sync_pass(asyncio.Event(), skip)
-    assert instance.entity_errors == {}
+    assert instance.motions.entity_errors == {}
     return result.rows
 
 
@@ -63,5 +63,5 @@ def _settled(motion: Motion | None) -> bool:
 def listen(instance: Instance) -> list[Committed]:
     """The list that every commit of the instance is added to from now on."""
     commits: list[Committed] = []
-    instance.listener = commits.append
+    instance.counts.listener = commits.append
     return commits

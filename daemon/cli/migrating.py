@@ -76,6 +76,7 @@ async def _migrate(
     import asyncio
 
     from daemon import app, operations, show
+    from daemon.status import error_object
 
     chosen = [operations.pick(built.instances, n) for n in dict.fromkeys(names)] or list(
         built.instances.values()
@@ -88,7 +89,7 @@ async def _migrate(
             try:
                 return await _migrate_one(built, instance, verb, stop)
             except WppSyncError as error:
-                told = operations.error_object(error)
+                told = error_object(error)
                 return {"instance": instance.name, "error": told, "exit_code": error.exit_code}
 
     found: list[dict[str, Any]] = []

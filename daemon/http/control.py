@@ -29,6 +29,7 @@ from daemon.http.answers import (
 from daemon.instance import Instance
 from daemon.metrics import Metrics
 from daemon.migrations.files import Catalogue
+from daemon.status import status_now
 
 _BODY_SECONDS = 10.0
 """So long a request's body may take."""
@@ -294,7 +295,7 @@ async def _long(request: web.Request, instance: Instance, work: Work) -> web.Str
         while not working.done():
             await asyncio.wait((working,), timeout=_PROGRESS_SECONDS)
             if not working.done() and not stop.is_set():
-                await _write(response, {"progress": _progress(operations.status_now(instance))})
+                await _write(response, {"progress": _progress(status_now(instance))})
         await _write(response, _outcome(working, request))
     except (ConnectionError, TimeoutError):
         stop.set()  # nobody reads any more

@@ -17,6 +17,7 @@ from daemon.errors import UsageError
 from daemon.http.answers import MAX_BODY, Handler, error_answer, errors_as_json, json_answer
 from daemon.instance import Instance
 from daemon.metrics import CONTENT_TYPE, Metrics
+from daemon.status import seen, status_now
 
 _HEADERS = {
     "Content-Security-Policy": page.POLICY,
@@ -74,9 +75,9 @@ class PublicApi:
     # --- for machines -----------------------------------------------------------------------------
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
-        seen = [instance.seen() for instance in self._instances.values()]
+        now = [seen(instance) for instance in self._instances.values()]
         # Off the loop: of a thousand instances it is six megabytes.
-        text = await asyncio.to_thread(self._metrics.exposition, seen, self._in_flight())
+        text = await asyncio.to_thread(self._metrics.exposition, now, self._in_flight())
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -119,7 +120,7 @@ class PublicApi:
                 403, "forbidden", "the status is not told here",
                 hint="set http.status: true, or ask the control socket",
             )  # fmt: skip
-        told = [operations.status_now(instance) for instance in self._instances.values()]
+        told = [status_now(instance) for instance in self._instances.values()]
         return json_answer({"instances": told})
 
     # --- for people -------------------------------------------------------------------------------
@@ -138,15 +139,15 @@ class PublicApi:
             told = page.missing(error.message, version=self._version, now=_now())
             return _html(told, status=404)
         # From memory: nobody who may look here opens connections to customers' databases by it.
-        status = operations.status_now(found)
-        errors = found.recent.errors
+        status = status_now(found)
+        errors = found.counts.recent.errors
         return _html(page.instance(status, _line(found), errors, version=self._version, now=_now()))
 
 
 def _line(instance: Instance) -> page.Line:
     own = [] if instance.error is None else [instance.error]
-    errors = [(error.message, error.hint) for error in (*own, *instance.errors.values())]
-    return page.line(instance.seen(), instance.recent, errors, stalled=instance.stalled)
+    errors = [(error.message, error.hint) for error in (*own, *instance.motions.errors.values())]
+    return page.line(seen(instance), instance.counts.recent, errors, stalled=instance.stalled)
 
 
 def _html(text: str, status: int = 200) -> web.Response:

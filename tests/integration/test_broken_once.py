@@ -45,7 +45,9 @@ async def test_a_rewound_entity_waits_for_a_reset_however_far_central_has_come_s
         await rewound(instance)
         mirror.run(central, "UPDATE messages SET body = 'new'")
         await operations.force_full_resync(instance)
-        await passes_until(instance, lambda: not any(s.resync for s in instance.states.values()))
+        await passes_until(
+            instance, lambda: not any(s.resync for s in instance.motions.states.values())
+        )
     assert mirror.differences(central, local) == ""
 
 
@@ -120,8 +122,8 @@ async def test_rows_whose_parent_comes_a_moment_later_do_not_wait_for_long(
         )
         mirror.insert_message(central, 1, chat_id="5")
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 1
-        await passes_until(instance, lambda: instance.quarantined["messages"] == 0)
+        assert instance.motions.quarantined["messages"] == 1
+        await passes_until(instance, lambda: instance.motions.quarantined["messages"] == 0)
     assert mirror.differences(central, local) == ""
 
 

@@ -16,6 +16,7 @@ from daemon.central import Central, Sum
 from daemon.demo import central as central_data
 from daemon.errors import MissingError, SchemaError, StoppedError
 from daemon.instance import Instance
+from daemon.loop import Loop
 from daemon.sql import Key
 from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
@@ -41,7 +42,7 @@ def seed(databases: Databases, messages: int = 400) -> None:
 async def running(instance: Instance) -> AsyncIterator[None]:
     """The instance's loop goes on meanwhile, as it does in the daemon."""
     stop = asyncio.Event()
-    loop = asyncio.create_task(instance.run(stop))
+    loop = asyncio.create_task(Loop(instance).run(stop))
     try:
         yield
     finally:
@@ -150,13 +151,15 @@ async def test_a_range_whose_repair_was_broken_off_is_compared_again(
     real = Committer.repair
     first = iter([True])
 
-    async def repair(committer: Committer, keys: Sequence[Key], position: int | None) -> Repaired:
+    async def repair(
+        committer: Committer, keys: Sequence[Key], position: int | None, *, bulk: bool
+    ) -> Repaired:
         if next(first, False):
             mirror.run(
                 local,
                 "UPDATE wpp_sync_state SET settled_id = settled_id - 1 WHERE entity = 'messages'",
             )
-        return await real(committer, keys, position)
+        return await real(committer, keys, position, bulk=bulk)
 
     async with one(write_config(central, {"nunes": local}, **EVERYTHING)) as i:
         await settle(i)

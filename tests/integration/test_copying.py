@@ -376,7 +376,9 @@ async def test_a_full_resync_repairs_and_removes(
             f" status) VALUES ({foreign}, 'nunes', '', '', '', '', '', NOW(), '')",
         )
         assert await operations.force_full_resync(instance) == ["messages", "chats"]
-        await passes_until(instance, lambda: not any(s.resync for s in instance.states.values()))
+        await passes_until(
+            instance, lambda: not any(s.resync for s in instance.motions.states.values())
+        )
     assert mirror.differences(central, local) == ""
 
 
@@ -391,9 +393,11 @@ async def test_a_full_resync_removes_local_rows_above_centrals_newest_id(
         mirror.run(central, "TRUNCATE messages")
         mirror.insert_messages(central, range(1, 41))
         await instance.sync_pass(asyncio.Event())
-        assert isinstance(instance.entity_errors["messages"], RewoundError)
+        assert isinstance(instance.motions.entity_errors["messages"], RewoundError)
         await operations.force_full_resync(instance)
-        await passes_until(instance, lambda: not any(s.resync for s in instance.states.values()))
+        await passes_until(
+            instance, lambda: not any(s.resync for s in instance.motions.states.values())
+        )
     assert mirror.local_ids(local) == list(range(1, 41))
 
 
@@ -413,15 +417,18 @@ async def test_an_interrupted_resync_goes_on(
             if commit.last_synced_id >= 100:
                 stop.set()
 
-        instance.listener = after_some
+        instance.counts.listener = after_some
         while not stop.is_set():
             await instance.sync_pass(stop)
     assert 100 <= mirror.watermarks(local)["messages"] < 300
     async with one(config) as instance:
-        assert instance.states == {}
+        assert instance.motions.states == {}
         await passes_until(
             instance,
-            lambda: bool(instance.states) and not any(s.resync for s in instance.states.values()),
+            lambda: (
+                bool(instance.motions.states)
+                and not any(s.resync for s in instance.motions.states.values())
+            ),
         )
     assert mirror.differences(central, local) == ""
 
@@ -512,7 +519,7 @@ async def test_a_state_row_changed_while_the_daemon_copies_is_honoured(
                 commits.append(commit)
             intervene(commit)
 
-        instance.listener = note
+        instance.counts.listener = note
         await a_pass(instance)
         changed = [c.last_synced_id for c in commits].index(done[0]) + 1
         assert commits[changed].last_synced_id <= 30, "nobody's change is undone"

@@ -73,7 +73,7 @@ async def test_a_table_that_may_not_be_written_does_not_keep_the_others(
         assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_messages") == [["10"]]
         user = kept_out["user"]
         servers.local.execute(f"GRANT ALL ON {local['database']}.wpp_messages TO {user}@'%'")
-        instance._retry_at.clear()
+        instance.motions.retry_now()
         await a_pass(instance)
         assert instance.state == "idle"
         assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_messages") == [["20"]]
@@ -102,10 +102,10 @@ async def test_an_empty_table_whose_rows_are_all_in_quarantine_is_not_copied_aga
         mirror.run(local, "ALTER TABLE wpp_messages MODIFY type VARCHAR(2) NOT NULL")
         mirror.insert_messages(central, range(1, 4))
         await a_pass(instance)
-        assert instance.states["messages"].last_synced_id == 3
+        assert instance.motions.states["messages"].last_synced_id == 3
     async with one(write_config(central, {"nunes": local})) as instance:
         await a_pass(instance)
-        assert instance.states["messages"].last_synced_id == 3
+        assert instance.motions.states["messages"].last_synced_id == 3
         assert mirror.rows(local, "SELECT COUNT(*) FROM wpp_sync_quarantine") == [["3"]]
 
 
@@ -153,7 +153,7 @@ async def test_a_reset_made_elsewhere_is_seen_while_nothing_can_be_written(
         mirror.run(local, "UPDATE wpp_sync_state SET last_synced_id = 0, settled_id = 0")
         instance.hold.connection.used_at = asyncio.get_running_loop().time() + 60  # type: ignore[union-attr]
         await a_pass(instance)
-        assert instance.states["messages"].last_synced_id == 10
+        assert instance.motions.states["messages"].last_synced_id == 10
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ async def test_a_derived_table_that_cannot_be_kept_does_not_keep_its_messages(
         assert "wpp_last_messages" in result.errors["messages"].message
         assert str(instance.state) == "failed"
         mirror.run(local, mended)
-        instance._retry_at.clear()
+        instance.motions.retry_now()
         await a_pass(instance)
         assert str(instance.state) == "idle"
         await a_pass(instance)

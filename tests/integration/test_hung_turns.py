@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon import instance as life
-from daemon import operations
+from daemon import operations, turns
 from daemon.errors import WppSyncError
 from daemon.instance import Instance
 from tests import mirror
@@ -38,7 +38,7 @@ async def test_a_verb_whose_turn_hangs_ends_and_keeps_nobody_out(
     async def hang(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(life, "TURN_SECONDS", 0.5)
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.5)
     config = write_config(central, {"nunes": local}, defaults={"statement_timeout": "50ms"})
     async with one(config) as instance:
         await a_pass(instance)  # a turn that migrates has no bound
@@ -58,7 +58,7 @@ async def test_a_migration_that_a_verb_begins_may_take_longer_than_a_turn(
     databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     central, local = databases
-    monkeypatch.setattr(life, "TURN_SECONDS", 0.5)
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.5)
     config = write_config(central, {"nunes": local}, defaults={"statement_timeout": "50ms"})
     async with one(config) as instance:
         real = instance.migrator.migrate

@@ -74,7 +74,7 @@ async def test_what_does_not_fit_is_kept_with_its_reason_and_the_rest_is_copied(
         )
     async with one(config) as instance:
         assert await a_pass(instance) == {"messages": 16, "chats": 0}
-        assert instance.quarantined["messages"] == 4
+        assert instance.motions.quarantined["messages"] == 4
         assert instance.motions["messages"].state.last_synced_id == 20
     assert refused(databases) == dict.fromkeys((1, 7, 8, 20), (errno, 1))
     assert mirror.local_ids(databases.local) == [n for n in range(1, 21) if n not in {1, 7, 8, 20}]
@@ -157,7 +157,7 @@ async def test_they_are_tried_again_at_the_next_start_and_go_in_when_the_table_w
     mirror.run(databases.local, "ALTER TABLE wpp_messages MODIFY body LONGTEXT")
     async with one(config) as instance:
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 0
+        assert instance.motions.quarantined["messages"] == 0
     assert refused(databases) == {}
     assert mirror.differences(databases.central, databases.local) == ""
 
@@ -205,21 +205,21 @@ async def test_a_row_that_is_given_up_stays_away_until_a_reset(
         assert await operations.discard_quarantine(instance, "messages", [3]) == 1
         assert await operations.discard_quarantine(instance, "messages", [3]) == 0
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 1
+        assert instance.motions.quarantined["messages"] == 1
         tries = refused(databases)[3]
         await settle(instance)
         assert await operations.discard_quarantine(instance) == 1
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 0
+        assert instance.motions.quarantined["messages"] == 0
         waiting = [e.id for e in await operations.list_quarantine(instance) if not e.discarded_at]
         assert waiting == []
         assert refused(databases)[3] == tries, "it was not tried again"
     async with one(config) as instance:
         await settle(instance)
-        assert instance.quarantined["messages"] == 0
+        assert instance.motions.quarantined["messages"] == 0
         await operations.reset_sync_state(instance, "messages")
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 2
+        assert instance.motions.quarantined["messages"] == 2
         mirror.run(databases.local, "ALTER TABLE wpp_messages MODIFY body LONGTEXT")
         await operations.discard_quarantine(instance)
         await operations.reset_sync_state(instance, "messages")
@@ -287,7 +287,7 @@ async def test_many_quarantined_rows_are_no_broken_table_when_they_are_tried_aga
     async with one(config) as instance:
         await a_pass(instance)
         assert await operations.retry_quarantine(instance) == 2 * quarantine.MOST_STRIKES
-        assert instance.entity_errors == {}
+        assert instance.motions.entity_errors == {}
 
 
 async def test_a_table_that_was_mended_and_refuses_the_first_row_still_takes_the_others(
@@ -316,10 +316,10 @@ async def test_refusals_that_were_rolled_back_do_not_count_as_refusals_in_a_row(
     config = write_config(databases.central, {"nunes": databases.local})
     await poisoned(databases, config, range(1, 11))
     async with one(config) as instance:
-        strikes = instance._learnt["messages"].strikes
+        strikes = instance.maker._learnt["messages"].strikes
         with suppress(ZeroDivisionError), strikes.batch("messages"):
             for key in range(quarantine.MOST_STRIKES - 1):
                 strikes.refused("messages", quarantine.Refusal(key, 1406, "too long"))
             1 / 0  # noqa: B018 - anything that ends the transaction
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 10
+        assert instance.motions.quarantined["messages"] == 10

@@ -54,7 +54,7 @@ async def test_the_reason_names_the_column_and_both_values(
     mirror.insert_message(databases.central, 3, body="'ab   '")
     async with one(config) as instance:
         await a_pass(instance)
-        assert instance.quarantined["messages"] == 1
+        assert instance.motions.quarantined["messages"] == 1
         assert instance.motions["messages"].state.last_synced_id == 3
     assert stand(databases) == {1: "<abcde>", 3: "<ab   >"}
     ((errno, message),) = refused(databases).values()

@@ -40,7 +40,7 @@ async def failing(instance: Instance, entity: str = "messages") -> WppSyncError:
 
 async def mended(instance: Instance) -> None:
     """What happens when the time for the next try has come."""
-    instance._retry_at.clear()
+    instance.motions.retry_now()
     await a_pass(instance)
     assert instance.state == "idle"
 
@@ -175,7 +175,7 @@ async def test_a_local_table_that_comes_back_with_its_rows_is_not_read_again(
         mirror.insert_messages(central, range(11, 21))
         await failing(instance)
         mirror.run(local, "RENAME TABLE aside TO wpp_messages")
-        instance._retry_at.clear()
+        instance.motions.retry_now()
         assert (await a_pass(instance))["messages"] == 10
 
 

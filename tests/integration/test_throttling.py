@@ -19,6 +19,8 @@ from daemon.app import Parts
 from daemon.demo.central import schema, seed_bulk
 from daemon.demo.server import HOST, MariaDB
 from daemon.errors import WppSyncError
+from daemon.loop import Loop
+from daemon.status import compared_at
 from daemon.sync.commit import Committed
 from tests import mirror
 from tests.daemon_process import run_cli
@@ -53,8 +55,8 @@ async def _running(built: Parts) -> AsyncIterator[Recorded]:
         def note(commit: Committed, name: str = name) -> None:
             commits.append((time.monotonic(), name, commit))
 
-        instance.listener = note
-    loops = [asyncio.create_task(each.run(stop)) for each in built.instances.values()]
+        instance.counts.listener = note
+    loops = [asyncio.create_task(Loop(each).run(stop)) for each in built.instances.values()]
     try:
         yield commits
     finally:
@@ -244,7 +246,7 @@ async def test_nobody_asks_how_busy_central_is_while_nothing_is_copied_in_bulk(
             return value or 0.0
 
         nunes = built.instances["nunes"]
-        await _until(lambda: all(nunes.compared_at(name) for name in nunes.entities), 10)
+        await _until(lambda: all(compared_at(nunes, name) for name in nunes.entities), 10)
         asked.append(number())  # the comparisons' own
         await _insert_live(central, "nunes", 2.0)
         await _until(lambda: commits.rows() > 0, 5)

@@ -114,7 +114,7 @@ MUTANTS = (
         "in doubt the position is read again, never kept",
         "daemon/instance.py",
         "            # In doubt the position is read again, never kept.\n"
-        "            self._forget_motions()\n",
+        "            self.motions.forget_all()\n",
         "",
         "tests/fault",
     ),
