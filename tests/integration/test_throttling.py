@@ -294,7 +294,8 @@ def replicated(mariadb_template: Path, tmp_path: Path) -> Iterator[Replicated]:
         ) as primary,
         MariaDB(
             tmp_path / "replica", name="replica", template=mariadb_template,
-            options=("--server-id=2", "--read-only", "--relay-log=relay"),
+            options=("--server-id=2", "--read-only", "--relay-log=relay",
+                     "--slave-parallel-threads=30"),
         ) as replica,
     ):  # fmt: skip
         replica.execute(
@@ -322,6 +323,11 @@ async def test_how_far_a_replica_is_behind(
     config = write_config(replicated.grant("REPLICA MONITOR"), {"nunes": databases.local})
     async with parts(config) as built:
         await _lag(built, lambda lag: lag == 0)
+        running = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS"
+        running += " WHERE VARIABLE_NAME = 'Threads_running'"
+        assert mirror.number(replica.config("mysql"), running) > 30
+        await built.central.load.look()
+        assert not built.central.load.busy, "the threads of replication wait"
         with Session(replica.config("wpp")) as session:
             session.execute("FLUSH TABLES WITH READ LOCK")
             mirror.insert_message(primary.config("wpp"), 1)
