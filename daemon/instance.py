@@ -754,6 +754,10 @@ class Instance:
         for entity, error in result.errors.items():
             self._forget_motion(entity)
             self._entity_failed(entity, error)
+        for entity in [name for name, rows in result.rows.items() if rows]:
+            if entity in result.unfinished and entity in self.motions:
+                # The next turn is another one's first: a throttle may leave nothing to the last.
+                self.motions[entity] = self.motions.pop(entity)
         for entity, motion in self.motions.items():
             if entity not in skip:
                 self.states[entity] = motion.state

@@ -441,11 +441,6 @@ class Throttle:
         """A page that was read in bulk took central so long."""
         self._guard.spend(self._instance, seconds)
 
-    @property
-    def full(self) -> bool:
-        """Nothing more may be written for now."""
-        return self._wanted() is not None
-
     def hold(self) -> float:
         """How long to wait now; 0: not at all. What was waited since the last time is counted."""
         if (before := self._hold) is not None:
