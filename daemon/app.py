@@ -19,7 +19,7 @@ from daemon import config as configuration
 from daemon import heap, log, operations, reload
 from daemon.aio import Clock, Courtesy
 from daemon.central import Central
-from daemon.config import Config
+from daemon.config import Config, Sync
 from daemon.db import Pool
 from daemon.doors import Doors
 from daemon.errors import StoppedError, WppSyncError, internal
@@ -88,6 +88,9 @@ class Parts:
             self._pools.append(self._pool(config))
         if changes.foundation:
             self._lay_foundation(config)
+        else:
+            self._shared.limit.set(config.sync.max_rows_per_second)
+            self.central.guard.bearable = _bearable(config.sync)
         self._make_instances(config, kept=changes.kept)
         self.config = config
         return before if changes.central else None
@@ -116,11 +119,7 @@ class Parts:
             rule=Rule.of(sync.settle),
             clock=self._clock,
             metrics=self.metrics,
-            guard=Guard(
-                self._clock,
-                Bearable(sync.max_threads_running, sync.max_replica_lag),
-                sync.batch_rows,
-            ),
+            guard=Guard(self._clock, _bearable(sync), sync.batch_rows),
             compared_per_second=sync.reconcile_rows_per_second,
         )
         self.watch = Watch(self.central, self._clock)
@@ -152,6 +151,10 @@ class Parts:
         for name, settings in reload.enabled(config).items():
             stays = before[name] if name in kept else None
             self.instances[name] = stays or Instance(settings, self._shared)
+
+
+def _bearable(sync: Sync) -> Bearable:
+    return Bearable(sync.max_threads_running, sync.max_replica_lag)
 
 
 def _directories(config: Config) -> list[Path]:

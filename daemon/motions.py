@@ -164,6 +164,10 @@ class Motions(Mapping[str, Motion]):
         for entity, error in result.errors.items():
             self.forget(entity)
             self._entity_failed(entity, error)
+        for entity in [name for name, rows in result.rows.items() if rows]:
+            if entity in result.unfinished and entity in self:
+                # The next turn is another one's first: a throttle may leave nothing to the last.
+                self._under_way[entity] = self._under_way.pop(entity)
         for entity, motion in self.items():
             if entity not in skip:
                 self._know(entity, motion)

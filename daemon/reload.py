@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from daemon.config import Config, Instance, Sync
 
+_AT_ONCE = (
+    "shutdown_timeout",
+    "max_rows_per_second",
+    "max_threads_running",
+    "max_replica_lag",
+)
+"""What of `sync` holds from the reload on, and nobody has to begin anew for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -63,6 +71,7 @@ def enabled(config: Config) -> dict[str, Instance]:
 
 
 def _foundation(config: Config) -> tuple[object, ...]:
-    # How long a stop may take is asked when there is one.
-    patience = {"shutdown_timeout": Sync().shutdown_timeout}
-    return (config.central, config.sync.model_copy(update=patience), config.migrations)
+    # How long a stop may take is asked when there is one, how fast rows are copied with each page.
+    usual = Sync()
+    at_once = {name: getattr(usual, name) for name in _AT_ONCE}
+    return (config.central, config.sync.model_copy(update=at_once), config.migrations)

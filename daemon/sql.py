@@ -597,6 +597,12 @@ def threads_running() -> Statement:
     return Statement("SHOW GLOBAL STATUS LIKE 'Threads_running'", (), "load")
 
 
+def replication_threads() -> Sequence[Statement]:
+    """How many threads of a MariaDB server serve replication: what a name says, and its number."""
+    words = ["STATUS LIKE 'Slaves\\_%%'", "VARIABLES LIKE 'slave\\_parallel\\_threads'"]
+    return [Statement(f"SHOW GLOBAL {each}", (), "load") for each in words]
+
+
 def replica_status(*, mariadb: bool) -> Sequence[Statement]:
     """Which servers the server follows, and how far it is behind them: the first one that it knows.
     MariaDB needs the word ALL to tell of all of them; MySQL before 8.0.22 has another word."""

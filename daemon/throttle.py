@@ -8,8 +8,8 @@ outage, copies in *bulk*, and gets what is left, in equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
@@ -76,18 +76,22 @@ class Shares:
     What is live takes from a reserve, which is filled first. What is bulk takes from its instance's
     account: what the reserve leaves is divided among these in equal parts, and where one is full,
     among the others. Both together hold what `2 * SAVED_SECONDS` bring. What is taken beyond what
-    is there is owed.
+    is there is owed: by an account, or by the reserve, as far as all who are live can bear that.
     """
 
     SAVED_SECONDS = 0.5
-    """The reserve holds what so much time brings, and all accounts together as much."""
+    """The reserve holds what so much time brings, and owes no more; all accounts together hold as
+    much."""
 
     GRAIN_SECONDS = 0.02
     """So often what has flowed in is divided, however often somebody asks."""
 
     IDLE_SECONDS = 2.0
-    """An account that nobody has asked for so long is closed: its instance has caught up, or left.
-    Nobody waits as long for his next turn."""
+    """An account that nobody has asked for so long gets no more, and keeps what it has: its
+    instance has caught up, or left, or has had other things to do for so long."""
+
+    FORGET_SECONDS = 120.0
+    """And after so long it is closed."""
 
     def __init__(
         self,
@@ -104,7 +108,14 @@ class Shares:
         self._unit = unit
         self._reserved = reserve
         self._owed_seconds = owed_seconds
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[Hashable, _Account] = {}
+        self._getting = 0
+        """How many accounts get something."""
+
+        self._parts = 0.0
+        """The same, but one that is nearly full, and so leaves most to the others, is less than
+        one."""
+
         self._at = clock()
         self.rate = rate
         self._reserve = self._most_saved if reserve and rate is not None else 0.0
@@ -116,40 +127,55 @@ class Shares:
         self.rate, self._at = rate, self._clock()
         if rate is None:
             self._accounts.clear()
+            self._getting, self._parts = 0, 0.0
 
-    def level(self, account: str | None) -> float:
+    def level(self, account: Hashable | None) -> float:
         """What may be taken now from an account, None: from the reserve; negative: owed."""
         if self.rate is None:
             return inf
+        if account in self._accounts:
+            self._account(account)  # it is there for what has flowed in until now
         self._flow()
         return self._reserve if account is None else self._account(account).level
 
-    def spend(self, account: str | None, units: float) -> None:
-        """So much was taken."""
-        if self.rate is None:
-            return
-        if account is None:
-            self._reserve -= units
-        else:
-            self._account(account).level -= units
+    def owes(self, account: Hashable) -> bool:
+        """Whether this account, if there is one, is still to be paid for; it is closed if not."""
+        if self.rate is None or account not in self._accounts:
+            return False
+        if self.level(account) < 0:
+            return True
+        del self._accounts[account]
+        return False
 
-    def seconds(self, account: str | None) -> float:
+    def spend(self, account: Hashable | None, units: float) -> float:
+        """So much was taken. Returns how much of that the reserve cannot owe: that is for whoever
+        took it, because nobody else's new rows are to wait for it."""
+        if self.rate is None:
+            return 0.0
+        if account is not None:
+            self._account(account).level -= units
+            return 0.0
+        least = -self._most_saved
+        self._reserve, over = max(least, self._reserve - units), least - (self._reserve - units)
+        return max(0.0, over)
+
+    def seconds(self, account: Hashable | None) -> float:
         """How long nothing may be taken now; 0 when something may. For an account a guess: others
         may leave more or less."""
         level = self.level(account)
         if self.rate is None or level >= self._unit:
             return 0.0
-        wanted, parts = self._unit, 1
+        wanted, parts = self._unit, 1.0
         if account is not None:
             # Not for a single row each time; and what the reserve owes comes first.
-            wanted, parts = max(self._unit, self._most_held / 2), len(self._accounts)
+            wanted, parts = max(self._unit, self._most_held / 2), max(1.0, self._parts)
             level += min(0.0, self._reserve) / parts
         return max(self.GRAIN_SECONDS, (wanted - level) * parts / self.rate)
 
     @property
     def accounts(self) -> int:
         """How many copy in bulk."""
-        return len(self._accounts)
+        return self._getting
 
     @property
     def _most_saved(self) -> float:
@@ -159,10 +185,14 @@ class Shares:
     @property
     def _most_held(self) -> float:
         """By one account."""
-        return max(self._unit, self._most_saved / max(1, len(self._accounts)))
+        return max(self._unit, self._most_saved / max(1, self._getting))
 
-    def _account(self, name: str) -> _Account:
-        account = self._accounts.setdefault(name, _Account(0.0, 0.0))
+    def _account(self, name: Hashable) -> _Account:
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = _Account(0.0, 0.0)
+            self._getting += 1
+            self._parts += 1.0
         account.used_at = self._clock()
         return account
 
@@ -173,22 +203,28 @@ class Shares:
         if passed < self.GRAIN_SECONDS or self.rate is None:
             return
         self._at = now
+        getting = []
         for name, account in list(self._accounts.items()):
-            if account.level >= 0 and now - account.used_at > self.IDLE_SECONDS:
+            unused = now - account.used_at
+            if account.level < 0 or unused <= self.IDLE_SECONDS:
+                getting.append(account)
+            elif unused > self.FORGET_SECONDS:
                 del self._accounts[name]
+        self._getting = len(getting)
         left = passed * self.rate
         if self._reserved:
             given = max(0.0, min(left, self._most_saved - self._reserve))
             self._reserve += given
             left -= given
         most = self._most_held
-        least = -self._owed_seconds * self.rate / max(1, len(self._accounts))
+        least = -self._owed_seconds * self.rate / max(1, len(getting))
         # The fullest first: what does not fit there is for the others.
-        fullest = sorted(self._accounts.values(), key=lambda each: -each.level)
+        fullest = sorted(getting, key=lambda each: -each.level)
         for number, account in enumerate(fullest):
             before = max(least, account.level)
             account.level = min(most, before + left / (len(fullest) - number))
             left -= max(0.0, account.level - before)
+        self._parts = sum(min(1.0, 2 * (most - account.level) / most) for account in getting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +333,10 @@ class Guard:
             self._before = max(self.LEAST_BEFORE, taken)
             # Whoever begins while central is busy begins slowly.
             rate = min(self._before, taken) if taken else self._before / 4
-        self._set(max(self.LEAST, self.LEAST_EACH * self._shares.accounts, rate / 2))
+        rate = max(self.LEAST, self.LEAST_EACH * self._shares.accounts, rate / 2)
+        # What so many are left may be more than was known to be taken: it is a bound all the same.
+        self._before = max(self._before, 2 * rate)
+        self._set(rate)
 
     def _set(self, rate: float | None) -> None:
         if rate is None or rate >= self._before:
@@ -340,6 +379,10 @@ class Throttle:
     """The limit and the guard hold an instance no longer at once: entities of it that follow the
     head have a turn in between. An order is about all of them."""
 
+    LONGEST_ORDER_SECONDS = 15.0
+    """An order, no longer: then there is a turn that writes next to nothing, and sees what somebody
+    else has changed in the instance's state and orders."""
+
     TOLD_SECONDS = 3.0
     """So long after the end of a hold it is still true that it is throttled: what may be written
     then is written, and the next one follows."""
@@ -355,6 +398,9 @@ class Throttle:
     ) -> None:
         """`held` is told how long nothing was written, and why."""
         self._instance = instance
+        self._overdrawn = (instance, "live")
+        """The account of what was written as live beyond what all that is live may owe together."""
+
         self._clock = clock
         self._order = Bucket(clock)
         self._limit = limit
@@ -375,31 +421,33 @@ class Throttle:
         """So many rows may be read now, beside those that are read and not written yet; 0: none."""
         self._kinds.add(bulk)
         level = self._limit.level(self._instance if bulk else None)
-        bounds = [self._order.most, NO_BOUND if level == inf else int(level)]
-        if bulk:
-            bounds.append(self._guard.rows(self._instance))
-        return max(0, min(bounds) - pending)
+        if not bulk and self._limit.owes(self._overdrawn):
+            level = 0.0
+        most = min(self._order.most, NO_BOUND if level == inf else int(level)) - pending
+        if bulk:  # central has read already what is pending
+            most = min(most, self._guard.rows(self._instance))
+        return max(0, most)
 
     def spend(self, rows: int, *, bulk: bool) -> None:
         """So many rows were written."""
         if rows:
             self._kinds.add(bulk)
             self._order.spend(rows)
-            self._limit.spend(self._instance if bulk else None, rows)
+            over = self._limit.spend(self._instance if bulk else None, rows)
+            if over:
+                self._limit.spend(self._overdrawn, over)
 
     def read(self, seconds: float) -> None:
         """A page that was read in bulk took central so long."""
         self._guard.spend(self._instance, seconds)
 
-    @property
-    def full(self) -> bool:
-        """Nothing more may be written for now."""
-        return self._wanted() is not None
-
     def hold(self) -> float:
         """How long to wait now; 0: not at all. What was waited since the last time is counted."""
         if (before := self._hold) is not None:
-            self._held(before.reason, min(before.seconds, self._clock() - before.at))
+            lasted = min(before.seconds, self._clock() - before.at)
+            self._held(before.reason, lasted)
+            if self._last is before:
+                self._last = replace(before, seconds=lasted)
         self._hold = self._wanted()
         self._last = self._hold or self._last
         self._kinds.clear()
@@ -418,6 +466,8 @@ class Throttle:
         waits: list[tuple[float, Reason]] = [(self._order.seconds, "order")]
         for bulk in self._kinds:
             waits.append((self._limit.seconds(self._instance if bulk else None), "limit"))
+        if False in self._kinds and self._limit.owes(self._overdrawn):
+            waits.append((self._limit.seconds(self._overdrawn), "limit"))
         if True in self._kinds and self._guard.trouble is not None:
             waits.append((self._guard.seconds(self._instance), self._guard.trouble[0]))
         seconds, reason = max(waits)
@@ -425,6 +475,7 @@ class Throttle:
             return None
         if reason != "order":
             seconds = max(self._order.seconds, min(seconds, self.LONGEST_SECONDS))
+        seconds = min(seconds, self.LONGEST_ORDER_SECONDS)
         return _Hold(reason, self._words(reason), self._clock(), seconds)
 
     def _words(self, reason: Reason) -> str:

@@ -188,7 +188,7 @@ class Incremental:
             await self.committer.retry_if_due()
         late, deleted = await self._settle(stop, deadline)
         if self.position >= head.id:
-            self.lag_rows = 0
+            self.lag_rows, self._bulk = 0, False  # perhaps the shared scans passed over the rest
         more = self.position < head.id or self._reading.suspect is not None
         return Step(rows, late, deleted, more)
 

@@ -12,8 +12,9 @@ A round is made of bounded steps and can end anywhere: where it was is its curso
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from daemon import grid, local
 from daemon.aio import Clock, together
@@ -22,6 +23,8 @@ from daemon.errors import TransientError, WppSyncError
 from daemon.metrics import Metrics
 from daemon.sql import Key, Range, parts
 from daemon.sync.commit import Committer
+
+T = TypeVar("T")
 
 _EXAMPLES = 10
 
@@ -161,6 +164,8 @@ class Reconcile:
         while not stop.is_set() and not self.finished:
             went_on = True
             if self._todo:
+                if not await self._may_repair(committer):
+                    break
                 await self._look_at_next(committer, bounds)
             else:
                 chunk = await self._next_chunk(committer, bounds)
@@ -174,9 +179,25 @@ class Reconcile:
             if went_on and not self._todo:
                 self.compared_from = self.cursor
                 self.finished = self.cursor is None
-            if self._clock() >= deadline or committer.throttle.full:
+            if self._clock() >= deadline:
                 break
         return not self.finished
+
+    async def _may_repair(self, committer: Committer) -> bool:
+        """Whether rows may be written now. Comparing goes on in any case: only rows cost that."""
+        if self._dry_run:
+            return True
+        if self._bulk:
+            await self._central.load.look()
+        return committer.throttle.most(bulk=self._bulk) > 0
+
+    async def _paid(self, committer: Committer, reading: Awaitable[T]) -> T:
+        """What central is asked for in bulk, row by row, is paid for with its time."""
+        began = self._clock()
+        found = await reading
+        if self._bulk and not self._dry_run:
+            committer.throttle.read(self._clock() - began)
+        return found
 
     async def _next_chunk(self, committer: Committer, bounds: Bounds) -> Range:
         plan = committer.plan
@@ -254,7 +275,7 @@ class Reconcile:
             return
         plan = committer.plan
         theirs, ours = await together(
-            self._central.part_sums(plan, committer.instance, chunk, width),
+            self._paid(committer, self._central.part_sums(plan, committer.instance, chunk, width)),
             local.part_sums(committer.connection, plan, chunk, width, committer.note),
         )
         for number in sorted(theirs.keys() | ours.keys()):
@@ -266,7 +287,9 @@ class Reconcile:
         """Compare a range row by row; what does not fit at once is left for the next time."""
         plan, limit = committer.plan, self._LIST
         while True:
-            theirs = await self._central.row_sums(plan, committer.instance, chunk, limit)
+            theirs = await self._paid(
+                committer, self._central.row_sums(plan, committer.instance, chunk, limit)
+            )
             ours = await local.row_sums(committer.connection, plan, chunk, limit, committer.note)
             # Of several rows with the same first key column some may be cut off.
             ends = [parts(next(reversed(s)))[0] for s in (theirs, ours) if len(s) >= limit]
@@ -290,7 +313,9 @@ class Reconcile:
         keys = sorted(suspects.all, key=parts)
         for start in range(0, len(keys), Committer.MISSING):
             some = keys[start : start + Committer.MISSING]
-            theirs = await self._central.row_sums_of(committer.plan, committer.instance, some)
+            theirs = await self._paid(
+                committer, self._central.row_sums_of(committer.plan, committer.instance, some)
+            )
             ours = await local.row_sums_of(
                 committer.connection, committer.plan, some, committer.note
             )

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pytest
 
-from daemon import operations
+from daemon import config as configuration
+from daemon import operations, reload
 from daemon.app import Parts
-from daemon.demo.central import schema, seed_bulk
+from daemon.demo.central import schema, seed_bulk, seed_bulk_contacts
 from daemon.demo.server import HOST, MariaDB
 from daemon.errors import WppSyncError
 from daemon.loop import Loop
 from daemon.status import compared_at
 from daemon.sync.commit import Committed
+from daemon.throttle import Bearable, Reason
 from tests import mirror
 from tests.daemon_process import run_cli
 from tests.in_process import parts
@@ -91,6 +94,16 @@ def _delays(there: dict[int, float], commits: Recorded, name: str) -> list[float
     ]
 
 
+def _prompt(there: dict[int, float], commits: Recorded, name: str) -> bool:
+    """New rows do not wait for what is copied in bulk. A machine that has other things to do may
+    hold up a few of them, and does not hold up most; what waits as bulk does, waits every time."""
+    delays = sorted(_delays(there, commits, name))
+    assert len(delays) >= 10
+    assert delays[len(delays) * 3 // 4] < 1.0, delays
+    assert delays[-1] < 5.0, delays
+    return True
+
+
 def _throttled(built: Parts, name: str, reason: str) -> float:
     value = built.metrics.registry.get_sample_value(
         "wpp_sync_throttled_seconds_total", {"wpp_instance": name, "reason": reason}
@@ -139,13 +152,35 @@ async def test_first_syncs_share_the_limit_and_live_rows_stay_prompt(
         assert whole >= 1000 * seconds * 0.8
         first, second = (commits.rows(name, began, ended) for name in ("nunes", "karsten"))
         assert min(first, second) >= 0.8 * max(first, second)
-        assert max(_delays(there, commits, "ondas")) < 1.0
+        assert _prompt(there, commits, "ondas")
         assert [each["throttled"] and each["throttled"]["reason"] for each in told] == [
             "limit", "limit", None,
         ]  # fmt: skip
         assert "1,000 rows per second" in told[0]["throttled"]["message"]
         assert _throttled(built, "nunes", "limit") > seconds / 2
         assert _throttled(built, "ondas", "limit") == 0.0
+
+
+async def test_a_reload_changes_the_bounds_and_no_instance_begins_anew(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.seed(central, [seed_bulk("nunes", 20_000, 50)])
+
+    def read(**sync: object) -> configuration.Config:
+        return configuration.load(write_config(central, {"nunes": local}, sync=sync))
+
+    path = write_config(central, {"nunes": local}, sync={"max_rows_per_second": 200})
+    async with parts(path) as built, _running(built) as commits:
+        nunes = built.instances["nunes"]
+        await asyncio.sleep(3)
+        assert commits.rows() <= 200 * 5
+        for sync in ({}, {"max_rows_per_second": 100_000, "max_replica_lag": "5s"}):
+            config = read(**sync)
+            built.follow(config, reload.compare(built.config, config), built.catalogue)
+        assert built.instances["nunes"] is nunes
+        assert built.central.guard.bearable == Bearable(25, 5.0)
+        await _until(lambda: commits.rows() == 20_000, 15)
 
 
 async def test_the_smaller_of_order_and_limit_rules(
@@ -167,6 +202,33 @@ async def test_the_smaller_of_order_and_limit_rules(
             seconds = time.monotonic() - began
         assert ordered <= 100 * (seconds + 1) + 50
         assert 1000 * seconds * 0.7 <= other <= 1000 * (seconds + 1)
+
+
+async def test_all_that_one_instance_copies_keeps_the_limit_and_comes_forward(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Neither of them takes it all, and neither takes more than there is."""
+    central, local = databases
+    chats = (
+        "INSERT INTO chats (id, instance, type, priority, is_finished, is_schedule) SELECT id,"
+        " 'nunes', 'ACTIVE', 'LOW', 0, 0 FROM contacts WHERE id <= 8000"
+    )
+    mirror.seed(
+        central,
+        [seed_bulk("nunes", 15_000, 50), seed_bulk_contacts("nunes", 15_000), chats],
+    )
+    config = write_config(central, {"nunes": local}, sync={"max_rows_per_second": 600})
+    async with parts(config) as built, _running(built) as commits:
+        began = time.monotonic()
+        await asyncio.sleep(12)
+        seconds = time.monotonic() - began
+        rows = Counter[str]()
+        for _, _, commit in commits:
+            rows[commit.entity] += commit.rows
+        assert rows.total() <= 600 * (seconds + 1) + 500, rows
+        assert rows.total() >= 600 * seconds * 0.7, rows
+        assert min(rows[name] for name in ("messages", "chats")) > 600, rows
+        assert _throttled(built, "nunes", "limit") > seconds / 4
 
 
 # --- the guard ------------------------------------------------------------------------------------
@@ -228,8 +290,9 @@ async def test_a_busy_central_slows_a_first_sync_down_and_it_recovers(
         await _until(lambda: commits.rows("nunes") == 150_000, 60)
         recovered = _per_second(commits, "nunes", calm, time.monotonic() + 1)
         assert max(recovered) > 3 * max(rates[-2:]), (rates, recovered)
-        assert max(_delays(there, commits, "ondas")) < 1.0
+        assert _prompt(there, commits, "ondas")
         assert _throttled(built, "nunes", "central_load") > 3
+        assert not [why for why in get_args(Reason) if _throttled(built, "ondas", why)]
 
 
 async def test_nobody_asks_how_busy_central_is_while_nothing_is_copied_in_bulk(
@@ -296,7 +359,8 @@ def replicated(mariadb_template: Path, tmp_path: Path) -> Iterator[Replicated]:
         ) as primary,
         MariaDB(
             tmp_path / "replica", name="replica", template=mariadb_template,
-            options=("--server-id=2", "--read-only", "--relay-log=relay"),
+            options=("--server-id=2", "--read-only", "--relay-log=relay",
+                     "--slave-parallel-threads=30"),
         ) as replica,
     ):  # fmt: skip
         replica.execute(
@@ -324,6 +388,11 @@ async def test_how_far_a_replica_is_behind(
     config = write_config(replicated.grant("REPLICA MONITOR"), {"nunes": databases.local})
     async with parts(config) as built:
         await _lag(built, lambda lag: lag == 0)
+        running = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS"
+        running += " WHERE VARIABLE_NAME = 'Threads_running'"
+        assert mirror.number(replica.config("mysql"), running) > 30
+        await built.central.load.look()
+        assert not built.central.load.busy, "the threads of replication wait"
         with Session(replica.config("wpp")) as session:
             session.execute("FLUSH TABLES WITH READ LOCK")
             mirror.insert_message(primary.config("wpp"), 1)

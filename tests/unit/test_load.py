@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from math import inf
@@ -64,6 +65,16 @@ class TestNames:
         assert replica_lag([*sources, {**threads, name: None}]) == inf
 
 
+@pytest.mark.parametrize("io", [b"No", b"Yes"])
+def test_the_channels_of_a_group_are_no_sources(io: bytes) -> None:
+    """They say NULL while all is well."""
+    group = {**MYSQL, "Replica_IO_Running": io, "Seconds_Behind_Source": None}
+    channels = [{**group, "Channel_Name": b"group_replication_applier"}]
+    assert replica_lag(channels) is None
+    channels.append({**MYSQL, "Channel_Name": b"elsewhere", "Seconds_Behind_Source": b"7"})
+    assert replica_lag(channels) == 7.0
+
+
 def test_who_follows_nobody_is_not_behind() -> None:
     assert replica_lag([]) is None
 
@@ -80,13 +91,24 @@ class Server:
         """The one statement about replicas that is not refused; empty: all are known."""
 
         self.running = 5
+        self.replicating: dict[str, int] = {}
+        self.silent = False
         self.sources: list[Named] = []
         self.refusal: DatabaseError | None = None
         self.asked: list[str] = []
 
     async def fetch(self, statement: Statement) -> list[tuple[bytes, bytes]]:
         self.asked.append(statement.sql)
-        return [(b"Threads_running", str(self.running).encode())]
+        if self.silent:
+            await asyncio.Event().wait()
+        found = {"Threads_running": self.running} | self.replicating
+        _, _, pattern = statement.sql.partition(" LIKE ")
+        prefix = pattern.strip("'%").replace("\\", "")
+        return [
+            (name.encode(), str(number).encode())
+            for name, number in found.items()
+            if name.startswith(prefix)
+        ]
 
     async def fetch_named(self, statement: Statement) -> list[Named]:
         self.asked.append(statement.sql)
@@ -98,7 +120,7 @@ class Server:
 
     @property
     def replica_questions(self) -> int:
-        return sum("STATUS LIKE" not in each for each in self.asked)
+        return sum(each.endswith(" STATUS") for each in self.asked)
 
 
 class Time:
@@ -196,3 +218,57 @@ async def test_who_follows_nobody_or_does_not_tell_is_asked_again_after_a_minute
     assert server.replica_questions == 2
     assert looking.unknown is None
     assert guard.trouble is not None
+
+
+async def test_threads_of_replication_are_not_at_work() -> None:
+    """MariaDB counts each of them, though all of them wait."""
+    server, time = Server(), Time()
+    server.running = 38
+    server.replicating = {
+        "Slaves_connected": 4,
+        "Slaves_running": 1,
+        "slave_parallel_threads": 30,
+    }
+    looking, guard = lookout(server, time)
+    seen = []
+    for running, applying in ((38, 1), (63, 1), (28, 0)):  # no workers without an applier
+        server.running, server.replicating["Slaves_running"] = running, applying
+        await looking.look()
+        seen.append(guard.trouble and guard.trouble[1][:27] if looking.busy else None)
+        time.now += Lookout.LOAD_AGE
+    assert seen == [None, "27 threads are at work in c", None]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        TransientError("central", 2013, "lost"),
+        AccessError("central", 1227, "Access denied"),
+        DatabaseError("central", 1235, "this proxy does not know that"),
+    ],
+)
+async def test_who_copies_goes_on_where_there_is_no_answer(refusal: DatabaseError) -> None:
+    server = Server()
+    server.refusal = refusal
+    looking, guard = lookout(server, Time())
+    await looking.look()
+    assert guard.trouble is None
+    assert (looking.unknown is None) == isinstance(refusal, TransientError)
+
+
+async def test_one_asks_however_long_it_takes() -> None:
+    """All the others would wait, each on a connection of its own."""
+    server, time = Server(), Time()
+    server.silent = True
+    looking, _ = lookout(server, time)
+    looking.PATIENCE = 0.05
+    first = asyncio.create_task(looking.look())
+    await asyncio.sleep(0)
+    time.now += 30.0
+    await looking.look()
+    assert len(server.asked) == 1
+    await first
+    server.silent = False
+    time.now += Lookout.LOAD_AGE
+    await looking.look()
+    assert len(server.asked) == 3

@@ -76,6 +76,8 @@ def test_what_all_rest_on_begins_all_anew(tmp_path: Path, changes: dict[str, Any
     ("changes", "what"),
     [
         ({"sync": {"shutdown_timeout": "3s"}}, ""),
+        ({"sync": {"max_rows_per_second": 100}}, ""),
+        ({"sync": {"max_threads_running": 100, "max_replica_lag": None}}, ""),
         ({"signals": {"sighup_reset": "none"}}, ""),
         ({"log": {"level": "debug"}}, "log"),
         ({"http": {"listen": None}}, "http"),

@@ -117,12 +117,16 @@ def test_an_account_that_nobody_uses_is_closed_and_its_debts_are_not() -> None:
     shares.spend("indebted", 10_000)
     time.now += Shares.IDLE_SECONDS + 0.1
     assert shares.level(None) == 500
+    assert shares.accounts == 1
+    time.now += Shares.FORGET_SECONDS
+    assert shares.level(None) == 500
     assert shares._accounts.keys() == {"indebted"}
     time.now += 100
     assert shares.level(None) == 500
     time.now += Shares.IDLE_SECONDS + 0.1
     assert shares.level(None) == 500
     assert not shares._accounts
+    assert shares.accounts == 0
 
 
 def test_another_rate_forgives_nothing_and_no_rate_everything() -> None:
@@ -156,7 +160,7 @@ def test_nobody_takes_more_than_flows(
         level = shares.level(account)
         units = max(0.0, level) * part
         overdrawn += max(0.0, units - max(0.0, level))
-        shares.spend(account, units)
+        overdrawn += shares.spend(account, units)
         taken += units
         flowed = rate * (time.now - began)
         saved = 2 * max(4.0, rate * Shares.SAVED_SECONDS)
@@ -523,7 +527,6 @@ def test_what_may_not_be_read_is_waited_for_and_not_longer_than_told(
         world.guard.saw(BUSY)
     for bulk, rows in kinds:
         nothing = throttle.most(bulk=bulk) == 0
-        assert throttle.full or not nothing
         assert throttle.most(bulk=bulk, pending=rows) <= throttle.most(bulk=bulk)
         throttle.spend(rows, bulk=bulk)
         seconds = throttle.hold()
@@ -555,3 +558,150 @@ def test_whoever_copies_in_bulk_has_a_page_now_and_then_however_busy_central_is(
         late = [at for at in moments if at > 60]
         assert late
         assert max(later - at for at, later in pairwise([60.0, *late])) <= 15
+
+
+def test_a_page_that_is_not_written_yet_makes_the_next_one_no_smaller_for_central() -> None:
+    """What is not written yet counts for order and limit; the guard has been paid for it."""
+    world = World()
+    throttle = world.throttle("a")
+    world.guard.saw(BUSY)
+    world.time.now += 1.0
+    assert world.guard.rows("a") == 0  # its account begins with nothing
+    world.time.now += 1.0
+    allowed = world.guard.rows("a")
+    assert throttle.most(bulk=True, pending=allowed - 1) == allowed > 100
+    throttle.set(10_000)
+    world.time.now += 1.0
+    assert throttle.most(bulk=True, pending=9_999) == 1
+
+
+@pytest.mark.parametrize("others", [0, 3])
+@pytest.mark.parametrize("asks_every", [1.0, 2.5, 8.0])
+def test_who_asks_seldom_has_something_then(asks_every: float, others: int) -> None:
+    """Its turns are long: other entities' work, a slow server, a queue for central."""
+    for limit, load in ((1000, CALM), (None, BUSY)):
+        world = World(limit=limit)
+        world.guard.saw(load)
+        for number in range(others):
+            world.bulk(f"other {number}")
+        seldom = world.throttle("seldom")
+        written = 0
+        for _ in range(20):
+            rows = min(PAGE, seldom.most(bulk=True))
+            if rows:
+                seldom.read(0.02)
+                seldom.spend(rows, bulk=True)
+                written += rows
+            world.run(asks_every, load)
+        assert written > 0
+
+
+def test_what_one_instance_has_overdrawn_the_others_live_rows_do_not_pay() -> None:
+    """A hundred thousand rows come late at once, or change while they are hot: nobody has asked
+    first whether so many may be written."""
+    world = World(limit=1000)
+    world.live("live", 50, poll=0.25)
+    world.bulk("bulk")
+    world.run(10)
+    late = world.throttle("late")
+    late.spend(50_000, bulk=False)
+    assert late.most(bulk=False) == 0
+    seconds = late.hold()
+    assert 0 < seconds <= Throttle.LONGEST_SECONDS
+    before = world.written["bulk"]
+    world.run(20)
+    assert max(world.delays["live"]) <= 2 * 0.25 + Shares.SAVED_SECONDS + 0.1
+    assert world.written["bulk"] - before > 5_000
+    assert late.most(bulk=False) == 0
+    # It is paid for all the same.
+    world.run(100)
+    assert late.most(bulk=False) > 0
+    assert sum(world.written.values()) + 50_000 <= 1000 * 131 + 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(limit=st.integers(20, 5_000), instances=st.integers(2, 40))
+def test_many_that_read_at_the_same_moment_keep_the_limit(limit: int, instances: int) -> None:
+    """All of them have asked before one of them has written."""
+    world = World(limit=limit)
+    throttles = [world.throttle(f"i{number}") for number in range(instances)]
+    free_at = dict.fromkeys(throttles, world.time.now)
+    written = 0
+    for _ in range(600):
+        free = [each for each in throttles if free_at[each] <= world.time.now]
+        asked = [(each, each.most(bulk=False)) for each in free]
+        for each, rows in asked:
+            taken = min(rows, PAGE)
+            each.spend(taken, bulk=False)
+            written += taken
+            free_at[each] = world.time.now + max(each.hold(), 0.05)
+        world.time.now += 0.1
+    # Each of them may have a second's worth on credit.
+    assert written <= limit * 61 + instances * limit
+
+
+def test_many_in_bulk_do_not_release_the_brake() -> None:
+    """What is never taken from them is more than one of them takes alone."""
+    time = Time()
+    guard = Guard(time, Bearable(), PAGE)
+    for _ in range(10):
+        guard.saw(BUSY)
+        assert guard.trouble is not None
+        for number in range(1000):
+            guard.rows(f"i{number}")
+        time.now += 1.0
+    for _ in range(15):
+        guard.saw(CALM)
+        time.now += 1.0
+    assert guard.trouble is None
+
+
+def test_a_hold_that_has_ended_early_is_told_no_longer() -> None:
+    world = World()
+    throttle = world.throttle("a")
+    throttle.set(10)
+    throttle.spend(10_000, bulk=True)
+    assert throttle.hold() > 0
+    world.time.now += 1.0
+    throttle.set(1_000_000)
+    world.time.now += 1.0
+    assert throttle.hold() == 0
+    world.time.now += Throttle.TOLD_SECONDS + 0.1
+    assert throttle.told is None
+
+
+def test_however_much_is_owed_to_an_order_it_looks_up_now_and_then() -> None:
+    """For an order that another host has given, for a state that was changed; and so that the time
+    is counted while it passes."""
+    world = World()
+    throttle = world.throttle("a")
+    throttle.set(1)
+    throttle.spend(5_000, bulk=True)
+    for _ in range(10):
+        seconds = throttle.hold()
+        assert 0 < seconds <= 15.0
+        world.time.now += seconds
+    assert throttle.most(bulk=True) == throttle.most(bulk=False) == 0
+    throttle.hold()
+    assert world.held["a", "order"] == pytest.approx(world.time.now - 100.0)
+
+
+def test_what_many_cannot_take_is_for_the_one_who_can() -> None:
+    """It does not wait for its part of what the others leave."""
+    world = World(limit=1000)
+    for number in range(10):
+        world.bulk(f"ordered {number}", order=10)
+    world.bulk("other")
+    world.run(60)
+    assert world.written["other"] >= 60 * 900 * 0.85
+
+
+def test_live_rows_that_were_paid_for_cost_the_others_nothing() -> None:
+    world = World(limit=1000)
+    for number in range(30):
+        world.live(f"live {number}", 0.1)
+        world.throttles[f"live {number}"].spend(100, bulk=False)
+    world.bulk("bulk")
+    world.run(60)
+    assert world.written["bulk"] >= (60 * 1000 - 30 * 100) * 0.85
+    assert world.limits.accounts == 1
