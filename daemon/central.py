@@ -141,6 +141,9 @@ class Central:
     ) -> None:
         """`compared_per_second`: rows of each table that comparisons in the background go over."""
         self.database = pool.database
+        self.connections = pool.size
+        """So many statements it is asked at a time, at the most."""
+
         self.rule = rule
         self._pool = pool
         self._clock = clock
@@ -164,6 +167,9 @@ class Central:
         self._chunks: OrderedDict[tuple[Sums, int | None], _Chunk] = OrderedDict()
         self._shifts: dict[str, int] = defaultdict(lambda: grid.FIRST_SHIFT)
         self._asked: dict[Sums, list[_Asked]] = {}
+        self._standing = asyncio.Semaphore(max(2, (pool.size - 1) // 2))
+        """Places for statements on behalf of those who rest: whatever is locked, others can ask."""
+
         self._next_chunk_at: dict[str, float] = defaultdict(lambda: float("-inf"))
 
     async def head(self, table: str, key: str) -> Head:
@@ -439,9 +445,10 @@ class Central:
         found: dict[bytes, Sum] = {}
         bounds = grid.top_chunk((await self.head(sums.table, sums.key[0])).id)
         while True:
-            asked_at = self._clock()
             statement = sql.chunk_sums(sums, None, bounds, f"checksums {sums.table}")
-            rows = _by_owner(await self._fetch("checksum", statement))
+            async with self._standing:
+                asked_at = self._clock()
+                rows = _by_owner(await self._fetch("checksum", statement))
             _add(found, rows)
             if bounds.low is None:
                 break
@@ -457,7 +464,8 @@ class Central:
         found: dict[bytes, Sum] = {}
         for start in range(0, len(keys), self.GATHER_KEYS):
             some = keys[start : start + self.GATHER_KEYS]
-            rows = await self._fetch("hot", sql.key_sums(sums, some, f"hot {sums.table}"))
+            async with self._standing:
+                rows = await self._fetch("hot", sql.key_sums(sums, some, f"hot {sums.table}"))
             _add(found, _by_owner(rows))
         return _told(found)
 

@@ -42,10 +42,21 @@ class Joined:
     async def look(self) -> tuple[bool, int | None]:
         """Whether it was told of something, and from where on it is suspect."""
         self.news.clear()
-        await self.watch.look()
+        await look(self.watch)
         told = self.member.take()
         assert told is not None
         return self.news.is_set(), told.suspect
+
+
+async def look(watch: Watch) -> None:
+    """At each table once, as `run` does it again and again."""
+    for table in list(watch._tables.values()):
+        await watch.look(table)
+
+
+async def compare(watch: Watch) -> None:
+    for group in list(watch._groups.values()):
+        await watch.compare(group)
 
 
 async def _sums(built: Parts) -> Sums:
@@ -112,7 +123,7 @@ async def test_one_mishap_is_told_to_nobody_and_trouble_to_all(
         mirror.run(central, "RENAME TABLE messages TO elsewhere")
         for told in (False, False, True):
             joined.news.clear()
-            await joined.watch.look()
+            await look(joined.watch)
             assert joined.news.is_set() == told
         assert joined.member.take() is None, "everybody looks for himself"
         assert joined.member.quiet_at == quiet_at, "and nobody says that all is well"
@@ -156,9 +167,9 @@ async def test_a_table_that_was_taken_back_and_has_grown_again_is_rewound(
         await joined.look()
         mirror.run(central, "DELETE FROM messages WHERE id > 30")
         mirror.run(central, "ALTER TABLE messages AUTO_INCREMENT = 31")
-        await joined.watch.look()
+        await look(joined.watch)
         mirror.insert_messages(central, range(31, 71))
-        await joined.watch.look()
+        await look(joined.watch)
         motion = instance.motions["messages"].incremental
         assert motion is not None
         motion._watched = joined.member
@@ -187,16 +198,47 @@ async def test_who_rests_is_told_when_the_sums_change(
         )
         assert found["nunes"][0] == (5 if keys is None else 3)
         standing = watch.expect(sums, "nunes", keys, found["nunes"], news, 0.1)
-        await watch.compare()
+        await compare(watch)
         assert not news.is_set()
         assert standing.held_at is not None
         await asyncio.sleep(0.15)
         mirror.run(central, "UPDATE messages SET body = 'new' WHERE id = 7")  # karsten's
-        await watch.compare()
+        await compare(watch)
         assert not news.is_set()
         await asyncio.sleep(0.15)
         mirror.run(central, "UPDATE messages SET body = 'new' WHERE id = 2")
-        await watch.compare()
+        await compare(watch)
         assert news.is_set()
         standing.leave()
-        assert watch._standings == {}, "nobody waits for anything"
+        assert not any(group.standings for group in watch._groups.values()), "nobody waits"
+
+
+async def test_a_locked_table_delays_no_other_and_leaves_connections(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        await a_pass(built.instances["nunes"])
+        motions = built.instances["nunes"].motions
+        locked, free = (motions[name].plan.central_sums for name in ("schedules", "messages"))
+        watch, news = Watch(built.central, time.monotonic), asyncio.Event()
+        running = asyncio.ensure_future(watch.run())
+        with mirror.Session(central) as other:
+            other.execute("LOCK TABLES schedules WRITE")
+            watch.expect(locked, "nunes", None, (0, 0), asyncio.Event(), 0.1)
+            watch.expect(free, "nunes", None, (0, 0), news, 0.1)
+            asking = [
+                asyncio.ensure_future(built.central.sums_of_keys(locked, [number]))
+                for number in range(20)
+            ]
+            await asyncio.wait_for(news.wait(), 5)
+            waiting = mirror.number(
+                central,
+                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE '%metadata%'"
+                f" AND DB = '{central['database']}'",
+            )
+            assert 1 <= waiting <= 4, "of the eight"
+        for each in (running, *asking):
+            each.cancel()
+        await asyncio.wait([running, *asking])
