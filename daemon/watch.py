@@ -265,7 +265,8 @@ class Watch:
         interval: float,
     ) -> Standing:
         """From now on `news` is set when central's rows of the instance do not add up to this any
-        more; asked every `interval` seconds, for all that wait for the same table at once."""
+        more; asked every `interval` seconds, or less often while central is busy, for all that wait
+        for the same table at once."""
         key = (sums, keys is None)
         if (group := self._groups.get(key)) is None:
             group = self._groups[key] = _Group(sums, whole=keys is None)
@@ -289,7 +290,8 @@ class Watch:
         found = await self._sums(group, due)
         for each in due:
             # At the same moments for all, so that one walk serves them.
-            each.due_at = (now // each.interval + 1) * each.interval
+            interval = each.interval * self._central.slowness
+            each.due_at = (now // interval + 1) * interval
         if found is None and group.misses < _MISHAPS:
             return
         for each in group.standings.intersection(due):  # the others have left meanwhile

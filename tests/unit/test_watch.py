@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from daemon.aio import Clock
 from daemon.central import Central, Sum
 from daemon.errors import TransientError
 from daemon.sql import Key, Sums
@@ -26,6 +27,7 @@ class Played:
 
     def __init__(self, connections: int = 8) -> None:
         self.connections = connections
+        self.slowness = 1.0
         self.locked: set[str] = set()
         self.broken: set[str] = set()
         self.highest = 10
@@ -82,8 +84,8 @@ async def running(watch: Watch) -> AsyncIterator[None]:
         assert task.cancelled(), task
 
 
-def watch_over(central: Played) -> Watch:
-    return Watch(cast(Central, central), monotonic)
+def watch_over(central: Played, clock: Clock = monotonic) -> Watch:
+    return Watch(cast(Central, central), clock)
 
 
 async def soon(happens: Callable[[], bool]) -> bool:
@@ -142,6 +144,28 @@ async def test_however_many_tables_are_locked_some_connections_are_left() -> Non
     async with running(watch):
         await asyncio.sleep(0.2)
         assert central.waiting == 4
+
+
+async def test_while_central_is_busy_sums_are_asked_for_less_often_but_asked_for() -> None:
+    central, time = Played(), iter(range(1_000_000))
+    watch = watch_over(central, lambda: float(next(time)))  # a second each time somebody looks
+    standing = watch.expect(sums("contacts"), "nunes", None, (10, 1), asyncio.Event(), 10.0)
+    (group,) = watch._groups.values()
+
+    async def asked_within(seconds: int) -> int:
+        central.asked.clear()
+        for _ in range(seconds):
+            await watch.compare(group)
+        return len(central.asked)
+
+    assert await asked_within(400) == pytest.approx(40, abs=1)
+    central.slowness = 4.0
+    await asked_within(40)
+    assert await asked_within(400) == pytest.approx(10, abs=1)
+    assert standing.held_at is not None
+    central.slowness = 1.0
+    await asked_within(40)
+    assert await asked_within(400) == pytest.approx(40, abs=1)
 
 
 async def test_what_nobody_follows_is_not_looked_at() -> None:
