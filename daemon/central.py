@@ -447,7 +447,9 @@ class Central:
         """Of each owner who has rows in the table: how many, and the XOR of their checksums. A walk
         at the pace of comparisons in the background."""
         found: dict[bytes, Sum] = {}
-        bounds = grid.top_chunk((await self.head(sums.table, sums.key[0])).id)
+        async with self._standing:
+            head = await self.head(sums.table, sums.key[0])
+        bounds = grid.top_chunk(head.id)
         while True:
             statement = sql.chunk_sums(sums, None, bounds, f"checksums {sums.table}")
             rows, seconds = await self._sums_for_rest("checksum", statement)

@@ -16,7 +16,8 @@ looks for himself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
 import structlog
 
@@ -33,8 +34,63 @@ _MISHAPS = 3
 """So many looks in a row may fail before anybody is told: all would come at once."""
 
 
-_ERROR_SECONDS = 1.0
-"""After trouble the next look follows so late at the earliest; the instances have been told."""
+class Herd:
+    """Those who rest and are to be woken by what concerns many at once. Each of them opens a
+    connection and costs some 20 ms of this process: they are woken one after the other, in a time
+    that grows with their number and has a bound. New rows do not wait in it."""
+
+    WAKES_PER_SECOND = 25.0
+
+    LONGEST_SECONDS = 30.0
+    """The last of them is woken so late: before the rows that he may be woken for would settle."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rate = self.WAKES_PER_SECOND
+        self._next_at = float("-inf")
+        self._waiting: dict[asyncio.Event, dict[Member | Standing, bool]] = {}
+        """By whom they wake, in order: what tells them, and whether that stays true."""
+
+        self._some = asyncio.Event()
+
+    def wake(self, one: Member | Standing, *, sure: bool = False) -> None:
+        """Wake him when it is his turn. `sure`: also where `spare` says that he need not be."""
+        if not self._waiting and self._clock() >= self._next_at:
+            self._wake([one])
+            return
+        whys = self._waiting.setdefault(one.news, {})
+        whys[one] = sure or whys.get(one, False)
+        self._rate = max(self._rate, len(self._waiting) / self.LONGEST_SECONDS)
+        self._some.set()
+
+    def spare(self, one: Member | Standing) -> None:
+        """What he was to be told is not so any more."""
+        whys = self._waiting.get(one.news, {})
+        if not whys.get(one, True):
+            self.forget(one)
+
+    def forget(self, one: Member | Standing) -> None:
+        """He has left."""
+        whys = self._waiting.get(one.news, {})
+        whys.pop(one, None)
+        if not whys:
+            self._waiting.pop(one.news, None)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            if not self._waiting:
+                self._rate = self.WAKES_PER_SECOND
+                self._some.clear()
+                await self._some.wait()
+            await asyncio.sleep(self._next_at - self._clock())
+            if self._waiting:
+                self._wake(self._waiting.pop(next(iter(self._waiting))))
+
+    def _wake(self, whys: Iterable[Member | Standing]) -> None:
+        self._next_at = self._clock() + 1 / self._rate
+        for one in whys:
+            one.wake()
 
 
 class Member:
@@ -50,9 +106,12 @@ class Member:
     ) -> None:
         self.sums = sums
         self.interval = interval
+        self.news = news
+        self.rests = False
+        """Its instance has closed its connection, and is not to be woken together with many."""
+
         self._leave = leave
         self._table = table
-        self._news = news
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
         self._again_from: int | None = None
@@ -67,14 +126,17 @@ class Member:
             self._heeded, self._quiet_at = False, self._table.looked_at
         if suspect is not None:
             self._suspect = suspect if self._suspect is None else min(self._suspect, suspect)
-        self._news.set()
+        self.news.set()
+
+    def wake(self) -> None:
+        """Nobody knows any more whether there is something."""
+        self.tell(None)
 
     def rewind(self, again_from: int) -> None:
-        """Ids from here on are handed out once more. Kept until it is taken: by then the table may
-        have grown past them."""
+        """Ids from here on are handed out once more: it has to be told. Kept until it is taken: by
+        then the table may have grown past them."""
         before = self._again_from
         self._again_from = again_from if before is None else min(before, again_from)
-        self.tell(None)
 
     def take(self) -> Told | None:
         """What is known now; None where nobody looks. What it told of is told once: whoever takes
@@ -102,7 +164,7 @@ class _Table:
     def __init__(self, sums: Sums) -> None:
         self.sums = sums
         self.members: dict[str, list[Member]] = {}
-        self.interval = _ERROR_SECONDS
+        self.interval = 0.0
         """Seconds between two looks: what the most impatient wants."""
 
         self.ledger: Ledger | None = None
@@ -125,8 +187,11 @@ class _Table:
 
     def count_members(self) -> None:
         """Somebody has come or gone."""
-        members = (each for some in self.members.values() for each in some)
-        self.interval = min((each.interval for each in members), default=_ERROR_SECONDS)
+        self.interval = min((each.interval for each in self.each_member()), default=0.0)
+
+    def each_member(self) -> Iterator[Member]:
+        """All who follow it."""
+        return chain.from_iterable(self.members.values())
 
 
 class Standing:
@@ -156,6 +221,10 @@ class Standing:
         self.differs = False
 
         self._leave = leave
+
+    def wake(self) -> None:
+        """Something else is there, or nobody knows any more."""
+        self.news.set()
 
     def leave(self) -> None:
         """From now on it is not asked."""
@@ -187,6 +256,9 @@ class Watch:
     SCAN_ROWS = 50_000
     """So many rows are counted by one statement."""
 
+    ERROR_SECONDS = 1.0
+    """After trouble the next look follows so late at the earliest; the instances have been told."""
+
     SCANS_AT_ONCE = 8
     """At most so many statements for new ids of one table, before the others have their turn."""
 
@@ -198,6 +270,7 @@ class Watch:
         self._begun = asyncio.Queue[_Table | _Group]()
         """What nobody has followed before, for `run` to begin with."""
 
+        self._herd = Herd(clock)
         # The instances need the other connections. Sums have a bound of their own.
         self._places = asyncio.Semaphore(max(2, central.connections // 2))
         self._log = structlog.get_logger()
@@ -206,6 +279,7 @@ class Watch:
         """Until it is cancelled: look at each table and each group of sums, in a task of its own
         that ends when nobody follows it any more."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._herd.run(), name="wake")
             while True:
                 begun = await self._begun.get()
                 follow = self._follow(begun) if isinstance(begun, _Table) else self._ask(begun)
@@ -225,8 +299,8 @@ class Watch:
         table.count_members()
         return member
 
-    @staticmethod
-    def _leave(table: _Table, owner: str, member: Member) -> None:
+    def _leave(self, table: _Table, owner: str, member: Member) -> None:
+        self._herd.forget(member)
         table.members[owner].remove(member)
         if not table.members[owner]:
             del table.members[owner]
@@ -250,10 +324,11 @@ class Watch:
             self._failed(table, error.code)
         except Exception as error:  # noqa: BLE001 - a bug here must not keep rows from anybody
             table.ledger, table.failures = None, max(table.failures, _MISHAPS - 1)
+            self._wake_all(table, sure=True)  # what comes until the next ledger begins, none knows
             self._failed(table, self._broke(table.sums, error).code)
         else:
             return table.interval
-        return max(table.interval, _ERROR_SECONDS)
+        return max(table.interval, self.ERROR_SECONDS)
 
     def expect(
         self,
@@ -271,9 +346,27 @@ class Watch:
         if (group := self._groups.get(key)) is None:
             group = self._groups[key] = _Group(sums, whole=keys is None)
             self._begun.put_nowait(group)
-        standing = Standing(sums, instance, keys, expected, news, interval, group.standings.discard)
+        standing = Standing(
+            sums,
+            instance,
+            keys,
+            expected,
+            news,
+            interval,
+            lambda standing: self._rest_no_more(group, standing),
+        )
         group.standings.add(standing)
         return standing
+
+    def _rest_no_more(self, group: _Group, standing: Standing) -> None:
+        self._herd.forget(standing)
+        group.standings.discard(standing)
+
+    @property
+    def spread(self) -> float:
+        """In so many seconds all would be woken, one after the other, if all rested."""
+        many = max((len(table.members) for table in self._tables.values()), default=0)
+        return many / Herd.WAKES_PER_SECOND
 
     async def _ask(self, group: _Group) -> None:
         while group.standings:
@@ -297,8 +390,9 @@ class Watch:
         for each in group.standings.intersection(due):  # the others have left meanwhile
             each.differs = found is None or found.get(each.owner, NOTHING) != each.expected
             if each.differs:
-                each.news.set()
+                self._herd.wake(each)
             else:
+                self._herd.spare(each)
                 each.held_at = now
 
     async def _sums(self, group: _Group, due: Sequence[Standing]) -> dict[str, Sum] | None:
@@ -334,7 +428,16 @@ class Watch:
         table.failures += 1
         if table.trouble and not before:
             self._log.debug("watch interrupted", table=table.sums.table, code=code)
-            self._tell(table, table.members, None)
+            self._wake_all(table, sure=False)
+
+    def _wake_all(self, table: _Table, *, sure: bool) -> None:
+        """Everybody has to look for himself; those who rest not all at once, and not at all where
+        the trouble is over before (`sure`: what was to be seen meanwhile is not seen any more)."""
+        for member in table.each_member():
+            if member.rests:
+                self._herd.wake(member, sure=sure)
+            else:
+                member.wake()
 
     async def _look(self, table: _Table) -> None:
         began, sums = self._clock(), table.sums
@@ -347,9 +450,9 @@ class Watch:
             and (again_from := await self._rewound(table, ledger, head)) is not None
         ):
             ledger = table.ledger = Ledger(head)
-            for members in table.members.values():
-                for member in members:
-                    member.rewind(again_from)
+            for member in table.each_member():
+                member.rewind(again_from)
+            self._wake_all(table, sure=True)
         for _ in range(self.SCANS_AT_ONCE):
             if ledger.upto >= head:
                 break
@@ -363,6 +466,9 @@ class Watch:
             await self._scan_again(table, ledger)
         if ledger.upto >= head:
             table.looked_at = began
+        if table.trouble:
+            for member in table.each_member():
+                self._herd.spare(member)
         table.failures = 0
 
     async def _rewound(self, table: _Table, ledger: Ledger, head: int) -> int | None:

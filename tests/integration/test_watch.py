@@ -181,6 +181,27 @@ async def test_a_table_that_was_taken_back_and_has_grown_again_is_rewound(
     assert mirror.number(local, "SELECT MAX(rewound) FROM wpp_sync_state") == 1, "until a reset"
 
 
+async def test_rounds_of_those_who_rest_lie_the_farther_apart_the_more_they_are(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Each of them has to open its connection for it."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        sums = await _sums(built)
+        joined, motion = Joined(built, sums), built.instances["nunes"].motions["messages"]
+        motion._share = 0.5
+        for number in range(999):
+            joined.watch.join(sums, str(number), joined.news, 1.0)
+        assert motion.incremental is not None
+        motion.incremental._watched = joined.member
+        awake = motion._round_due_at()
+        resting = motion.rest(joined.watch, joined.news, 5.0).round_due_at
+        assert resting is not None
+        assert resting - awake == pytest.approx((1000 / 25 - 10) / 2)
+        assert joined.member.rests
+
+
 @pytest.mark.parametrize("keys", [None, [1, 2, 3]])
 async def test_who_rests_is_told_when_the_sums_change(
     databases: Databases, write_config: WriteConfig, keys: list[int] | None

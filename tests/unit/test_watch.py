@@ -30,12 +30,16 @@ class Played:
         self.slowness = 1.0
         self.locked: set[str] = set()
         self.broken: set[str] = set()
+        self.odd: set[str] = set()
         self.highest = 10
+        self.following: int | None = None
         self.asked: list[str] = []
         self.waiting = 0
 
     async def _answer(self, table: str) -> None:
         self.asked.append(table)
+        if table in self.odd:
+            raise ValueError("nobody foresaw this")
         if table in self.broken:
             raise TransientError("central", 1205, "broken")
         if table in self.locked:
@@ -63,7 +67,7 @@ class Played:
         return floor
 
     async def next_id(self, _table: str) -> int:
-        return self.highest + 1
+        return self.following or self.highest + 1
 
     async def totals(self, of: Sums) -> dict[str, Sum]:
         await self._answer(of.table)
@@ -184,3 +188,129 @@ async def test_what_nobody_follows_is_not_looked_at() -> None:
         news = asyncio.Event()
         watch.join(sums("messages"), "nunes", news, 0.01)
         assert await soon(lambda: "messages" in central.asked), "until somebody does again"
+
+
+# --- those who rest are not woken all at once ---------------------------------------------------
+
+
+class Resters:
+    """So many who rest, and one who does not, all of whom follow one table."""
+
+    def __init__(self, watch: Watch, many: int) -> None:
+        self.awake = asyncio.Event()
+        watch.join(sums("messages"), "awake", self.awake, 0.01)
+        self.events = [asyncio.Event() for _ in range(many)]
+        for number, news in enumerate(self.events):
+            watch.join(sums("messages"), str(number), news, 0.01).rests = True
+
+    @property
+    def woken(self) -> int:
+        return sum(news.is_set() for news in self.events)
+
+
+def quickly(watch: Watch, wakes_per_second: float = 100.0) -> None:
+    watch._herd.WAKES_PER_SECOND = watch._herd._rate = wakes_per_second
+
+
+async def test_trouble_wakes_one_after_the_other_and_nobody_when_it_is_over() -> None:
+    central = Played()
+    watch = watch_over(central)
+    watch.ERROR_SECONDS = 0.01
+    quickly(watch)
+    resters = Resters(watch, 200)
+    async with running(watch):
+        assert await soon(lambda: "messages" in central.asked)
+        central.broken = {"messages"}
+        assert await soon(resters.awake.is_set), "who is awake is told at once"
+        assert resters.woken <= 2
+        await asyncio.sleep(0.5)
+        assert 20 < resters.woken < 80
+        central.broken = set()
+        await asyncio.sleep(0.1)
+        woken = resters.woken
+        await asyncio.sleep(0.5)
+        assert resters.woken == woken, "what was seen before is still known: nobody else need look"
+
+
+async def test_however_many_rest_they_are_woken_in_bounded_time() -> None:
+    central = Played()
+    watch = watch_over(central)
+    watch.ERROR_SECONDS = 0.01
+    quickly(watch, 20.0)
+    watch._herd.LONGEST_SECONDS = 0.5
+    resters = Resters(watch, 200)
+    async with running(watch):
+        assert await soon(lambda: "messages" in central.asked)
+        central.broken = {"messages"}
+        assert await soon(resters.awake.is_set)
+        await asyncio.sleep(0.2)
+        assert 20 < resters.woken < 160
+        assert await soon(lambda: resters.woken == 200)
+
+
+@pytest.mark.parametrize("why", ["rewound", "a bug"])
+async def test_what_nobody_knows_any_more_wakes_all_though_the_looks_go_on(why: str) -> None:
+    central = Played()
+    watch = watch_over(central)
+    watch.ERROR_SECONDS = 0.01
+    quickly(watch)
+    resters = Resters(watch, 100)
+    async with running(watch):
+        assert await soon(lambda: "messages" in central.asked)
+        if why == "rewound":
+            central.following, central.highest = 5, 4
+        else:
+            central.odd = {"messages"}
+        assert await soon(resters.awake.is_set)
+        central.odd = set()
+        assert 0 < resters.woken < 50
+        assert await soon(lambda: resters.woken == 100)
+
+
+async def test_new_rows_wake_at_once() -> None:
+    central = Played()
+    watch = watch_over(central)
+    quickly(watch, 0.1)
+    news = [asyncio.Event() for _ in range(20)]
+    async with running(watch):
+        for each in news:
+            watch.join(sums("messages"), "nunes", each, 0.01).rests = True
+        assert await soon(lambda: "messages" in central.asked)
+        central.highest = 11
+        assert await soon(lambda: all(each.is_set() for each in news))
+
+
+async def test_who_differ_together_are_woken_one_after_the_other_and_one_at_once() -> None:
+    central = Played()
+    watch = watch_over(central)
+    quickly(watch)
+    events = [asyncio.Event() for _ in range(100)]
+    for number, news in enumerate(events):
+        watch.expect(sums("contacts"), str(number), None, (10, 1), news, 0.5)
+    one = asyncio.Event()
+    watch.expect(sums("chats"), "nunes", None, (10, 1), one, 0.01)
+    async with running(watch):
+        assert await soon(lambda: central.asked.count("contacts") > 0)
+        await asyncio.sleep(0.2)
+        assert 5 < sum(news.is_set() for news in events) < 60
+        assert await soon(lambda: all(news.is_set() for news in events))
+        assert not one.is_set()
+        central.highest = 11
+        assert await soon(one.is_set)
+
+
+async def test_who_has_left_is_not_woken() -> None:
+    central = Played()
+    watch = watch_over(central)
+    quickly(watch)
+    events = [asyncio.Event() for _ in range(20)]
+    standings = [
+        watch.expect(sums("contacts"), "nunes", None, (9, 1), news, 10.0) for news in events
+    ]
+    async with running(watch):
+        assert await soon(lambda: any(news.is_set() for news in events))
+        for standing in standings:
+            standing.leave()
+        woken = sum(news.is_set() for news in events)
+        await asyncio.sleep(0.4)
+        assert sum(news.is_set() for news in events) == woken < 20
