@@ -41,7 +41,7 @@ class Copier:
     pid: int
     version: str
     instances: int
-    """So many instances he copied when he wrote it."""
+    """So many instances he copied when he wrote it; 0: a verb, which does one thing and ends."""
 
     since: str
     """UTC, `YYYY-MM-DD HH:MM:SS`."""
@@ -133,9 +133,10 @@ class Seats:
 
 
 def may_be_there(copier: Copier | None) -> bool:
-    """Whether another daemon that has written this may still run. What runs on another host cannot
-    be told from here."""
-    if copier is None or is_us(copier):
+    """Whether another daemon that has written this, of an instance whose lock we have, may still
+    run. What runs on another host cannot be told from here; a verb has ended, where it has no lock.
+    """
+    if copier is None or is_us(copier) or not copier.instances:
         return False
     host, _ = _us()
     if copier.host != host:
