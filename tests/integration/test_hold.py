@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon.app import VERSION
 from daemon.errors import StandbyError
 from daemon.instance import Instance
 from tests import mirror
@@ -15,6 +17,8 @@ from tests.in_process import a_pass, one
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
+
+ELSEWHERE = "UPDATE wpp_sync_copier SET host = 'elsewhere', version = '1+0123456789abcdef'"
 
 WriteConfig = Callable[..., Path]
 
@@ -36,11 +40,11 @@ async def test_a_verbs_presence_ends_with_it(
     async with one(config) as daemon:
         async with one(config) as verb:
             await a_pass(verb)
-            with pytest.raises(StandbyError):
+            with pytest.raises(StandbyError, match=f"version {re.escape(VERSION)}, since"):
                 await daemon.hold.take(daemon=True)
             assert alone(daemon)
         # Whatever host it ran on.
-        mirror.run(local, "UPDATE wpp_sync_copier SET host = 'elsewhere'")
+        mirror.run(local, ELSEWHERE)
         assert await may_rest(daemon)
 
 
@@ -66,6 +70,6 @@ async def test_a_daemon_that_copied_it_before_may_be_there(
         async with one(config) as other:
             other.running = True
             await a_pass(other)
-        mirror.run(local, "UPDATE wpp_sync_copier SET host = 'elsewhere'")
+        mirror.run(local, ELSEWHERE)
         assert alone(daemon)
         assert not await may_rest(daemon)
