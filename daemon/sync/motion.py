@@ -339,9 +339,7 @@ class Motion:
             return False
         if self.round is not None or self._round_due_at() <= self._clock():
             return False
-        if self.hot is not None and not (
-            self.hot.keys is not None and self.hot.swept_at > self.committer.written_at
-        ):
+        if self.hot is not None and not self.hot.can_rest(self.committer.written_at):
             return False
         if self.incremental is not None:
             return self.incremental.can_rest

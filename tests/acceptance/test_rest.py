@@ -124,6 +124,22 @@ def test_hot_rows_are_compared(databases: Databases, write_config: WriteConfig) 
         wait_for_rest(daemon, local)
 
 
+def test_where_rows_become_hot_as_time_passes_it_does_not_rest(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Which rows they are is known only to the local server."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    hot = "status = 'PENDING' AND sent_at < NOW() - INTERVAL 3 SECOND"
+    entities = {"messages": {"hot": hot}}
+    with DaemonProcess(
+        write_config(central, {"nunes": local}, **{**SOON, "entities": entities})
+    ) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        time.sleep(3.0)
+        assert connections(local) > 0
+
+
 def test_orders_and_resets_are_heeded(databases: Databases, write_config: WriteConfig) -> None:
     central, local = databases
     with resting(databases, write_config) as daemon:
