@@ -164,9 +164,7 @@ class _Table:
     def __init__(self, sums: Sums) -> None:
         self.sums = sums
         self.members: dict[str, list[Member]] = {}
-        self.interval = 0.0
-        """Seconds between two looks: what the most impatient wants."""
-
+        self._interval: float | None = None
         self.ledger: Ledger | None = None
         """None: nobody has looked yet."""
 
@@ -185,9 +183,24 @@ class _Table:
         """It has failed too often for a mishap: everybody looks for himself."""
         return self.failures >= _MISHAPS
 
-    def count_members(self) -> None:
-        """Somebody has come or gone."""
-        self.interval = min((each.interval for each in self.each_member()), default=0.0)
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks: what the most impatient wants."""
+        if self._interval is None:
+            self._interval = min((each.interval for each in self.each_member()), default=0.0)
+        return self._interval
+
+    def join(self, owner: str, member: Member) -> None:
+        """From now on he follows it."""
+        self.members.setdefault(owner, []).append(member)
+        self._interval = None
+
+    def leave(self, owner: str, member: Member) -> None:
+        """He does no more."""
+        self.members[owner].remove(member)
+        if not self.members[owner]:
+            del self.members[owner]
+        self._interval = None
 
     def each_member(self) -> Iterator[Member]:
         """All who follow it."""
@@ -295,16 +308,12 @@ class Watch:
         member = Member(
             sums, table, news, interval, lambda member: self._leave(table, owner, member)
         )
-        table.members.setdefault(owner, []).append(member)
-        table.count_members()
+        table.join(owner, member)
         return member
 
     def _leave(self, table: _Table, owner: str, member: Member) -> None:
         self._herd.forget(member)
-        table.members[owner].remove(member)
-        if not table.members[owner]:
-            del table.members[owner]
-        table.count_members()
+        table.leave(owner, member)
 
     async def _follow(self, table: _Table) -> None:
         while table.members:
