@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -14,6 +15,7 @@ import pytest
 from daemon.aio import Clock
 from daemon.central import Central, Sum
 from daemon.errors import TransientError
+from daemon.ledger import Reading
 from daemon.sql import Key, Sums
 from daemon.watch import Watch
 
@@ -314,3 +316,98 @@ async def test_who_has_left_is_not_woken() -> None:
         woken = sum(news.is_set() for news in events)
         await asyncio.sleep(0.4)
         assert sum(news.is_set() for news in events) == woken < 20
+
+
+# --- nothing is passed over by who rests: played -------------------------------------------------
+
+
+class Rows(Played):
+    """One table with rows of some owners."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, str] = {}
+        self.highest = 0
+
+    async def first_new_ids(
+        self, of: Sums, *, after: int, upto: int, limit: int
+    ) -> tuple[dict[str, Sum], int]:
+        await self._answer(of.table)
+        new = sorted(id_ for id_ in self.rows if after < id_ <= upto)[:limit]
+        owners = [self.rows[id_] for id_ in new]
+        end = new[-1] if len(new) == limit else upto
+        return {owner: (owners.count(owner), 1) for owner in owners}, end
+
+    def insert(self, owner: str) -> None:
+        self.highest += 1
+        self.rows[self.highest] = owner
+
+
+class Follower:
+    """An instance: it reads what it was told of, and rests as soon as it may."""
+
+    def __init__(self, central: Rows, watch: Watch, name: str) -> None:
+        self.central, self.name, self.news = central, name, asyncio.Event()
+        self.member = watch.join(sums("messages"), name, self.news, 1.0)
+        self.position = 0
+        self.reading = Reading()
+        self.read: set[int] = set()
+
+    def step(self) -> None:
+        if self.member.rests and not self.news.is_set():
+            return
+        self.news.clear()
+        self.member.rests = False
+        told, head = self.member.take(), self.central.highest
+        if told is not None:
+            self.position = self.reading.heed(told, self.position, head)
+        mine = {id_ for id_, owner in self.central.rows.items() if owner == self.name}
+        self.read |= {id_ for id_ in mine if self.position < id_ <= head}
+        if self.reading.suspect is not None:
+            self.read |= {id_ for id_ in mine if id_ > self.reading.suspect}
+            self.reading.suspect = None
+        self.position = max(self.position, head)
+        self.member.rests = (
+            told is not None
+            and self.position >= told.base
+            and not self.reading.unread(self.position)
+            and not self.news.is_set()
+        )
+
+
+async def _history(seed: int) -> None:
+    draw, central, now = random.Random(seed), Rows(), [0.0]
+    watch = watch_over(central, lambda: now[0])
+    watch.SCAN_ROWS = 3
+    names = ["nunes", "karsten", "souza", "lima"]
+    followers = [Follower(central, watch, name) for name in names]
+    (table,) = watch._tables.values()
+
+    async def tick(*, calm: bool) -> None:
+        now[0] += draw.random() / 10
+        if not calm and draw.random() < 0.1:
+            central.broken, central.odd = draw.choice(
+                [(set(), set()), ({"messages"}, set()), (set(), {"messages"})]
+            )
+        if not calm and draw.random() < 0.5:
+            central.insert(draw.choice(names))
+        if draw.random() < 0.5:
+            await watch.look(table)
+        if draw.random() < 0.3 and watch._herd._waiting:
+            watch._herd._wake(watch._herd._waiting.pop(next(iter(watch._herd._waiting))))
+        if draw.random() < 0.7:
+            draw.choice(followers).step()
+
+    for _ in range(150):
+        await tick(calm=False)
+    central.broken, central.odd = set(), set()
+    for _ in range(200):
+        await tick(calm=True)
+    for each in followers:
+        missing = {id_ for id_, owner in central.rows.items() if owner == each.name} - each.read
+        assert not missing, (seed, each.name, missing)
+
+
+async def test_who_rests_misses_nothing_whatever_fails_meanwhile() -> None:
+    for seed in range(300):
+        await _history(seed)
