@@ -207,6 +207,7 @@ class _Process:
         self._log = structlog.get_logger()
         self._reloading = asyncio.Lock()
         self._started = False
+        self._watching: asyncio.Task[None] | None = None
         self._deadline: float | None = None
         """When a stop waits no longer for the last batches."""
 
@@ -268,13 +269,12 @@ class _Process:
         async with self._group as group:
             answering = group.create_task(self._answer_signals(), name="signals")
             supervising = group.create_task(self._supervisor.run(self._stop), name="supervisor")
+            self._look_for_all()
             await asyncio.sleep(0)  # until it runs: a supervisor that cannot is nothing to be ready
             self._notifier.tell("READY=1", status_line(self._states()))
             leaving = group.create_task(self._now.wait(), name="leave now")
             notifying = group.create_task(self._tell_manager(), name="notify")
             looking = group.create_task(self._look_on(), name="look on")
-            watching = group.create_task(self._watch(), name="watch")
-            comparing = group.create_task(self._compare(), name="compare")
             await self._stop.wait()
             self._notifier.tell("STOPPING=1", EXTEND)
             clock = asyncio.get_running_loop().time
@@ -298,8 +298,8 @@ class _Process:
             leaving.cancel()
             notifying.cancel()
             looking.cancel()
-            watching.cancel()
-            comparing.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
 
     def _migrating(self) -> list[str]:
         """The statements of migrations that are under way: they are waited for."""
@@ -348,17 +348,11 @@ class _Process:
                 trimmed_at = clock()
                 heap.give_back()
 
-    async def _watch(self) -> None:
-        """Look for all instances whether central has anything new; of central as it is now."""
-        while True:
-            pause = await self._built.watch.look()
-            await asyncio.sleep(pause)
-
-    async def _compare(self) -> None:
-        """Ask for all instances that rest whether central still has what they know."""
-        while True:
-            pause = await self._built.watch.compare()
-            await asyncio.sleep(pause)
+    def _look_for_all(self) -> None:
+        """From here on look for all instances whether central has anything new; as it is now."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._watching = self._group.create_task(self._built.watch.run(), name="watch")
 
     def _leave(self, number: signal.Signals) -> None:
         """The first TERM or INT lets the running batches finish, a second one does not."""
@@ -430,6 +424,8 @@ class _Process:
         # From here on nothing can be refused, and nothing is waited for.
         old = list(built.instances.values())
         pool = built.follow(new, changes, catalogue)
+        if changes.foundation:
+            self._look_for_all()
         self._supervisor.apply(built.instances)
         if pool is not None:
             self._group.create_task(self._retire(old, pool), name="retire")

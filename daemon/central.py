@@ -123,6 +123,10 @@ class Central:
     """So long the sums of a chunk may take that can be made smaller: behind ids that lie thin come
     some that lie dense, perhaps, and meanwhile the instance copies nothing."""
 
+    BUSY_FACTOR = 4.0
+    """So many times as long comparisons for those who rest take, and are apart, while central is
+    busy. They do not wait until it is not: nobody else sees what changes meanwhile."""
+
     GATHER_SECONDS = 0.005
     """So long keys are gathered from all instances that ask for the sums of theirs."""
 
@@ -141,6 +145,9 @@ class Central:
     ) -> None:
         """`compared_per_second`: rows of each table that comparisons in the background go over."""
         self.database = pool.database
+        self.connections = pool.size
+        """So many statements it is asked at a time, at the most."""
+
         self.rule = rule
         self._pool = pool
         self._clock = clock
@@ -164,6 +171,9 @@ class Central:
         self._chunks: OrderedDict[tuple[Sums, int | None], _Chunk] = OrderedDict()
         self._shifts: dict[str, int] = defaultdict(lambda: grid.FIRST_SHIFT)
         self._asked: dict[Sums, list[_Asked]] = {}
+        self._standing = asyncio.Semaphore(max(2, (pool.size - 1) // 2))
+        """Places for statements on behalf of those who rest: whatever is locked, others can ask."""
+
         self._next_chunk_at: dict[str, float] = defaultdict(lambda: float("-inf"))
 
     async def head(self, table: str, key: str) -> Head:
@@ -437,17 +447,18 @@ class Central:
         """Of each owner who has rows in the table: how many, and the XOR of their checksums. A walk
         at the pace of comparisons in the background."""
         found: dict[bytes, Sum] = {}
-        bounds = grid.top_chunk((await self.head(sums.table, sums.key[0])).id)
+        async with self._standing:
+            head = await self.head(sums.table, sums.key[0])
+        bounds = grid.top_chunk(head.id)
         while True:
-            asked_at = self._clock()
             statement = sql.chunk_sums(sums, None, bounds, f"checksums {sums.table}")
-            rows = _by_owner(await self._fetch("checksum", statement))
+            rows, seconds = await self._sums_for_rest("checksum", statement)
             _add(found, rows)
             if bounds.low is None:
                 break
-            counted = sum(count for count, _ in rows.values())
-            self._learn(sums.table, bounds, counted, self._clock() - asked_at)
-            await asyncio.sleep(max(0.0, self._next_chunk_at[sums.table] - self._clock()))
+            self._learn(sums.table, bounds, sum(count for count, _ in rows.values()), seconds)
+            pause = max(0.0, self._next_chunk_at[sums.table] - self._clock())
+            await asyncio.sleep(pause * self.slowness)
             bounds = grid.chunk_below(bounds.low, self._shifts[sums.table])
         return _told(found)
 
@@ -457,9 +468,27 @@ class Central:
         found: dict[bytes, Sum] = {}
         for start in range(0, len(keys), self.GATHER_KEYS):
             some = keys[start : start + self.GATHER_KEYS]
-            rows = await self._fetch("hot", sql.key_sums(sums, some, f"hot {sums.table}"))
-            _add(found, _by_owner(rows))
+            statement = sql.key_sums(sums, some, f"hot {sums.table}")
+            _add(found, (await self._sums_for_rest("hot", statement))[0])
         return _told(found)
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as else comparisons for those who rest take, as last seen."""
+        busy = self.load.busy or self.guard.trouble is not None
+        return self.BUSY_FACTOR if busy else 1.0
+
+    async def _sums_for_rest(
+        self, kind: str, statement: Statement
+    ) -> tuple[dict[bytes, Sum], float]:
+        """A statement's answer, and how long it took."""
+        await self.load.look()
+        async with self._standing:
+            began = self._clock()
+            rows = await self._fetch(kind, statement)
+            seconds = self._clock() - began
+        await asyncio.sleep(seconds * (self.slowness - 1.0))
+        return _by_owner(rows), seconds
 
     # --- reconcile ------------------------------------------------------------------------------
 

@@ -117,6 +117,21 @@ class Entity(BaseModel):
         return where
 
 
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
+_CLOCK = re.compile(
+    r"\b(now|sysdate|cur(rent_)?(date|time)|current_timestamp|local(time|timestamp)"
+    r"|utc_(date|time|timestamp)|unix_timestamp)\b",
+    re.IGNORECASE,
+)
+"""What reads the clock in SQL; sooner a column that is called so than one too few."""
+
+
+def reads_the_clock(condition: str) -> bool:
+    """Whether the condition comes true for a row as time passes, though the row stays as it is. A
+    stored function's insides are not known."""
+    return _CLOCK.search(_QUOTED.sub("''", condition)) is not None
+
+
 _WHERE_TOKEN = re.compile(
     r"""(?P<quoted>'[^']*'|"[^"]*"|`[^`]*`)|(?P<bad>--|\#|/\*|;|['"`]|\\)|(?P<paren>[()])"""
 )

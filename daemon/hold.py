@@ -88,10 +88,13 @@ class Hold:
         self.connection = None
         connection = await self._standing_by(daemon=daemon)
         try:
+            if not daemon:
+                await self._lock.tell_verb(connection)
             await self._lock.take(connection)
         except StandbyError as standby:
             self._given_to = None
-            self._seats.saw_another()
+            if not await self._lock.held_by_verb(connection):
+                self._seats.saw_another()
             self.copier = await hosts.read(connection, self._note)
             self._resting = False
             await self._ask_for_it(connection, daemon=daemon)

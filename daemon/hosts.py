@@ -8,10 +8,15 @@ one who asks gives one away after the other, until there is no difference worth 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import secrets
 import socket
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from daemon.aio import Clock
 from daemon.db import Connection
@@ -32,6 +37,13 @@ which is less."""
 
 _COPIER, _ASKER = 1, 2
 
+_SIGNED = re.compile(r"(?P<version>.*)\+(?P<token>[0-9a-f]{16})", re.DOTALL)
+"""How a process signs its version: host names and process ids come twice, in containers above all.
+A version before that had no token."""
+
+_PLACE = 8
+"""So long is the part of a token that says where the process runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Copier:
@@ -41,10 +53,13 @@ class Copier:
     pid: int
     version: str
     instances: int
-    """So many instances he copied when he wrote it."""
+    """So many instances he copied when he wrote it; 0: a verb, which does one thing and ends."""
 
     since: str
     """UTC, `YYYY-MM-DD HH:MM:SS`."""
+
+    token: str = ""
+    """No other process has the same."""
 
 
 def worth_a_move(more: int, fewer: int) -> bool:
@@ -63,8 +78,8 @@ class Seats:
         self._taken: set[str] = set()
         self._wished: set[str] = set()
         self._given_at = self._another_at = float("-inf")
-        self._given: dict[tuple[str, int], deque[float]] = defaultdict(deque)
-        self._told: dict[tuple[str, int], deque[tuple[float, int]]] = defaultdict(deque)
+        self._given: dict[tuple[str, int, str], deque[float]] = defaultdict(deque)
+        self._told: dict[tuple[str, int, str], deque[tuple[float, int]]] = defaultdict(deque)
 
     @property
     def taken(self) -> int:
@@ -117,7 +132,7 @@ class Seats:
 
     def give(self, asker: Copier) -> bool:
         """Whether to give one instance to this one, who asks for it, now."""
-        now, who = self._clock(), (asker.host, asker.pid)
+        now, who = self._clock(), (asker.host, asker.pid, asker.token)
         told, given = self._told[who], self._given[who]
         told.append((now, asker.instances))
         while told[0][0] < now - _FOLLOW_SECONDS:
@@ -133,12 +148,14 @@ class Seats:
 
 
 def may_be_there(copier: Copier | None) -> bool:
-    """Whether another daemon that has written this may still run. What runs on another host cannot
-    be told from here."""
-    if copier is None or is_us(copier):
+    """Whether another daemon that has written this, of an instance whose lock we have, may still
+    run. What runs on another host cannot be told from here; a verb has ended, where it has no lock.
+    """
+    if copier is None or is_us(copier) or not copier.instances:
         return False
-    host, _ = _us()
-    if copier.host != host:
+    # Its process id says something where it runs among the same processes as we do.
+    elsewhere = copier.token and copier.token[:_PLACE] != _token()[:_PLACE]
+    if copier.host != _host() or elsewhere:
         return True
     try:
         os.kill(copier.pid, 0)
@@ -151,11 +168,30 @@ def may_be_there(copier: Copier | None) -> bool:
 
 def is_us(copier: Copier | None) -> bool:
     """Whether this is what this process writes of itself."""
-    return copier is not None and (copier.host, copier.pid) == _us()
+    return copier is not None and copier.token == _token()
 
 
-def _us() -> tuple[str, int]:
-    return socket.gethostname()[:255], os.getpid()
+def _host() -> str:
+    return socket.gethostname()[:255]
+
+
+@cache
+def _token() -> str:
+    """This process's own. It begins with what all processes have in common that see each other's
+    process ids: the same boot of a kernel, the same container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        place = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux, or no /proc
+        place = ""
+    hashed = hashlib.sha256(place.encode()).hexdigest()[:_PLACE]
+    return hashed + secrets.token_hex((16 - _PLACE) // 2)
+
+
+def _unsigned(signed: str) -> tuple[str, str]:
+    """Version and token."""
+    found = _SIGNED.fullmatch(signed)
+    return (found["version"], found["token"]) if found else (signed, "")
 
 
 async def read(connection: Connection, note: str) -> Copier | None:
@@ -186,25 +222,28 @@ async def _read(connection: Connection, which: int, note: str) -> Copier | None:
         )
     except MissingError:
         return None
-    for host, pid, version, instances, since in rows:
+    for host, pid, signed, instances, since in rows:
+        version, token = _unsigned((signed or b"").decode(errors="replace"))
         return Copier(
             (host or b"").decode(errors="replace"),
             int(pid or 0),
-            (version or b"").decode(errors="replace"),
+            version,
             int(instances or 0),
             (since or b"").decode(),
+            token,
         )
     return None
 
 
 async def _write(connection: Connection, which: int, seats: Seats, note: str) -> None:
-    us = (*_us(), seats.version[:50], seats.taken)
+    us = (_host(), os.getpid(), f"{seats.version[:33]}+{_token()}", seats.taken)
     try:
         await connection.execute(
             Statement(
                 "INSERT INTO wpp_sync_copier (id, host, pid, version, instances) VALUES"
                 " (%s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE"
-                " since = IF(host = VALUES(host) AND pid = VALUES(pid), since, CURRENT_TIMESTAMP),"
+                " since = IF((host, pid, version) = (VALUES(host), VALUES(pid), VALUES(version)),"
+                " since, CURRENT_TIMESTAMP),"
                 " host = VALUES(host), pid = VALUES(pid), version = VALUES(version),"
                 " instances = VALUES(instances)",
                 (which, *us),

@@ -28,6 +28,7 @@ a long statement of central's."""
 
 _ASKED_FOR = "wpp-next."
 _STOOD_BY = "wpp-wait."
+_VERB = "wpp-verb."
 
 
 def lock_name(database: str, prefix: str = "wpp-sync.") -> str:
@@ -55,6 +56,7 @@ class Lock:
         self.name = lock_name(database)
         self._next = lock_name(database, _ASKED_FOR)
         self._wait = lock_name(database, _STOOD_BY)
+        self._verb = lock_name(database, _VERB)
         self._server = f"local {instance}"
         self._note = f"{instance} lock"
         self._database = database
@@ -105,6 +107,16 @@ class Lock:
         """Lose all locks of this connection when nothing is heard of it for so long."""
         connection.longest_silence = seconds
         await connection.execute(sql.wait_timeout(seconds, self._note))
+
+    async def tell_verb(self, connection: Connection) -> None:
+        """Be seen to be a process that does one thing and ends; before it is taken."""
+        await connection.fetch(sql.get_lock(self._verb, self._note))
+
+    async def held_by_verb(self, connection: Connection) -> bool:
+        """Whether such a process has it: nobody is there any more when that has ended."""
+        question = sql.are_used_locks(self.name, self._verb, self._note)
+        ((holder, verb),) = await connection.fetch(question)
+        return holder is not None and holder == verb
 
     async def ask(self, connection: Connection, *, wanted: bool) -> bool:
         """Ask whoever has the lock for it, or do so no more; whether we ask now. One daemon at a

@@ -201,7 +201,9 @@ def _told_throttle(instance: Instance) -> dict[str, str] | None:
 
 
 def _told_copier(copier: Copier) -> dict[str, Any]:
-    return asdict(copier) | {"since": iso(copier.since)}
+    told = asdict(copier) | {"since": iso(copier.since)}
+    del told["token"]
+    return told
 
 
 def _told_pause(pause: Pause | None) -> dict[str, str | None] | None:

@@ -5,6 +5,9 @@ instance (`daemon.ledger`). Only those who have something there are woken; the o
 settled ids move without a question. So what a thousand idle instances ask of central, and what they
 cost here, does not depend on how many they are.
 
+Each table, and each group of sums, is looked at in a task of its own (`Watch.run`): one that is
+locked or slow keeps nobody waiting but those who follow it.
+
 What it tells is a hint to look, or a proof that there is nothing to look for: rows are copied by
 the instances alone. Whoever has not joined, or whose settled id lies below what the scans know,
 looks for himself.
@@ -13,8 +16,8 @@ looks for himself.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
 import structlog
 
@@ -31,8 +34,63 @@ _MISHAPS = 3
 """So many looks in a row may fail before anybody is told: all would come at once."""
 
 
-_ERROR_SECONDS = 1.0
-"""After trouble the next look follows so late; the instances have been told."""
+class Herd:
+    """Those who rest and are to be woken by what concerns many at once. Each of them opens a
+    connection and costs some 20 ms of this process: they are woken one after the other, in a time
+    that grows with their number and has a bound. New rows do not wait in it."""
+
+    WAKES_PER_SECOND = 25.0
+
+    LONGEST_SECONDS = 30.0
+    """The last of them is woken so late: before the rows that he may be woken for would settle."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rate = self.WAKES_PER_SECOND
+        self._next_at = float("-inf")
+        self._waiting: dict[asyncio.Event, dict[Member | Standing, bool]] = {}
+        """By whom they wake, in order: what tells them, and whether that stays true."""
+
+        self._some = asyncio.Event()
+
+    def wake(self, one: Member | Standing, *, sure: bool = False) -> None:
+        """Wake him when it is his turn. `sure`: also where `spare` says that he need not be."""
+        if not self._waiting and self._clock() >= self._next_at:
+            self._wake([one])
+            return
+        whys = self._waiting.setdefault(one.news, {})
+        whys[one] = sure or whys.get(one, False)
+        self._rate = max(self._rate, len(self._waiting) / self.LONGEST_SECONDS)
+        self._some.set()
+
+    def spare(self, one: Member | Standing) -> None:
+        """What he was to be told is not so any more."""
+        whys = self._waiting.get(one.news, {})
+        if not whys.get(one, True):
+            self.forget(one)
+
+    def forget(self, one: Member | Standing) -> None:
+        """He has left."""
+        whys = self._waiting.get(one.news, {})
+        whys.pop(one, None)
+        if not whys:
+            self._waiting.pop(one.news, None)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            if not self._waiting:
+                self._rate = self.WAKES_PER_SECOND
+                self._some.clear()
+                await self._some.wait()
+            await asyncio.sleep(self._next_at - self._clock())
+            if self._waiting:
+                self._wake(self._waiting.pop(next(iter(self._waiting))))
+
+    def _wake(self, whys: Iterable[Member | Standing]) -> None:
+        self._next_at = self._clock() + 1 / self._rate
+        for one in whys:
+            one.wake()
 
 
 class Member:
@@ -48,9 +106,12 @@ class Member:
     ) -> None:
         self.sums = sums
         self.interval = interval
+        self.news = news
+        self.rests = False
+        """Its instance has closed its connection, and is not to be woken together with many."""
+
         self._leave = leave
         self._table = table
-        self._news = news
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
         self._again_from: int | None = None
@@ -65,14 +126,17 @@ class Member:
             self._heeded, self._quiet_at = False, self._table.looked_at
         if suspect is not None:
             self._suspect = suspect if self._suspect is None else min(self._suspect, suspect)
-        self._news.set()
+        self.news.set()
+
+    def wake(self) -> None:
+        """Nobody knows any more whether there is something."""
+        self.tell(None)
 
     def rewind(self, again_from: int) -> None:
-        """Ids from here on are handed out once more. Kept until it is taken: by then the table may
-        have grown past them."""
+        """Ids from here on are handed out once more: it has to be told. Kept until it is taken: by
+        then the table may have grown past them."""
         before = self._again_from
         self._again_from = again_from if before is None else min(before, again_from)
-        self.tell(None)
 
     def take(self) -> Told | None:
         """What is known now; None where nobody looks. What it told of is told once: whoever takes
@@ -97,8 +161,10 @@ class Member:
 class _Table:
     """The watch over one table."""
 
-    def __init__(self) -> None:
+    def __init__(self, sums: Sums) -> None:
+        self.sums = sums
         self.members: dict[str, list[Member]] = {}
+        self._interval: float | None = None
         self.ledger: Ledger | None = None
         """None: nobody has looked yet."""
 
@@ -116,6 +182,29 @@ class _Table:
     def trouble(self) -> bool:
         """It has failed too often for a mishap: everybody looks for himself."""
         return self.failures >= _MISHAPS
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks: what the most impatient wants."""
+        if self._interval is None:
+            self._interval = min((each.interval for each in self.each_member()), default=0.0)
+        return self._interval
+
+    def join(self, owner: str, member: Member) -> None:
+        """From now on he follows it."""
+        self.members.setdefault(owner, []).append(member)
+        self._interval = None
+
+    def leave(self, owner: str, member: Member) -> None:
+        """He does no more."""
+        self.members[owner].remove(member)
+        if not self.members[owner]:
+            del self.members[owner]
+        self._interval = None
+
+    def each_member(self) -> Iterator[Member]:
+        """All who follow it."""
+        return chain.from_iterable(self.members.values())
 
 
 class Standing:
@@ -146,9 +235,26 @@ class Standing:
 
         self._leave = leave
 
+    def wake(self) -> None:
+        """Something else is there, or nobody knows any more."""
+        self.news.set()
+
     def leave(self) -> None:
         """From now on it is not asked."""
         self._leave(self)
+
+
+class _Group:
+    """Those who rest upon sums that one question can ask for."""
+
+    def __init__(self, sums: Sums, *, whole: bool) -> None:
+        self.sums = sums
+        self.whole = whole
+        """Over all rows of an owner, not over some keys."""
+
+        self.standings: set[Standing] = set()
+        self.misses = 0
+        """So often in a row central has not said."""
 
 
 class Watch:
@@ -163,6 +269,9 @@ class Watch:
     SCAN_ROWS = 50_000
     """So many rows are counted by one statement."""
 
+    ERROR_SECONDS = 1.0
+    """After trouble the next look follows so late at the earliest; the instances have been told."""
+
     SCANS_AT_ONCE = 8
     """At most so many statements for new ids of one table, before the others have their turn."""
 
@@ -170,57 +279,65 @@ class Watch:
         self._central = central
         self._clock = clock
         self._tables: dict[Sums, _Table] = {}
-        self._interval: float | None = None
-        self._standings: dict[tuple[Sums, bool], set[Standing]] = {}
-        self._misses = Counter[Sums]()
+        self._groups: dict[tuple[Sums, bool], _Group] = {}
+        self._begun = asyncio.Queue[_Table | _Group]()
+        """What nobody has followed before, for `run` to begin with."""
+
+        self._herd = Herd(clock)
+        # The instances need the other connections. Sums have a bound of their own.
+        self._places = asyncio.Semaphore(max(2, central.connections // 2))
         self._log = structlog.get_logger()
+
+    async def run(self) -> None:
+        """Until it is cancelled: look at each table and each group of sums, in a task of its own
+        that ends when nobody follows it any more."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._herd.run(), name="wake")
+            while True:
+                begun = await self._begun.get()
+                follow = self._follow(begun) if isinstance(begun, _Table) else self._ask(begun)
+                group.create_task(follow, name=f"watch {begun.sums.table}")
 
     def join(self, sums: Sums, instance: str, news: asyncio.Event, interval: float) -> Member:
         """From now on `news` is set when the table has something for the instance; looked for
         every `interval` seconds, or more often. `sums`: a plan's `new_ids`."""
-        table, owner = self._tables.setdefault(sums, _Table()), _owner(sums, instance)
+        owner = _owner(sums, instance)
+        if (table := self._tables.get(sums)) is None:
+            table = self._tables[sums] = _Table(sums)
+            self._begun.put_nowait(table)
         member = Member(
-            sums, table, news, interval, lambda member: self._leave(sums, owner, member)
+            sums, table, news, interval, lambda member: self._leave(table, owner, member)
         )
-        table.members.setdefault(owner, []).append(member)
-        self._interval = None
+        table.join(owner, member)
         return member
 
-    def _leave(self, sums: Sums, owner: str, member: Member) -> None:
-        table = self._tables[sums]
-        table.members[owner].remove(member)
-        if not table.members[owner]:
-            del table.members[owner]
-        if not table.members:
-            del self._tables[sums]
-        self._interval = None
+    def _leave(self, table: _Table, owner: str, member: Member) -> None:
+        self._herd.forget(member)
+        table.leave(owner, member)
 
-    @property
-    def interval(self) -> float:
-        """Seconds between two looks: what the most impatient wants."""
-        if self._interval is None:
-            tables = self._tables.values()
-            members = (each for table in tables for some in table.members.values() for each in some)
-            self._interval = min((each.interval for each in members), default=_ERROR_SECONDS)
-        return self._interval
+    async def _follow(self, table: _Table) -> None:
+        while table.members:
+            async with self._places:
+                pause = await self.look(table)
+            await asyncio.sleep(pause)
+        del self._tables[table.sums]
 
-    async def look(self) -> float:
-        """Look at every table once; the seconds to wait before the next look.
+    async def look(self, table: _Table) -> float:
+        """Look at a table once; the seconds to wait before the next look.
 
-        Trouble with a table is told to those who follow it: they meet it themselves.
+        Trouble with it is told to those who follow it: they meet it themselves.
         """
-        pause = self.interval
-        for sums, table in list(self._tables.items()):
-            try:
-                await self._look(sums, table)
-            except DatabaseError as error:
-                self._failed(table, sums, error.code)
-                pause = max(pause, _ERROR_SECONDS)
-            except Exception as error:  # noqa: BLE001 - a bug here must not keep rows from anybody
-                table.ledger, table.failures = None, max(table.failures, _MISHAPS - 1)
-                self._failed(table, sums, self._broke(sums, error).code)
-                pause = max(pause, _ERROR_SECONDS)
-        return pause
+        try:
+            await self._look(table)
+        except DatabaseError as error:
+            self._failed(table, error.code)
+        except Exception as error:  # noqa: BLE001 - a bug here must not keep rows from anybody
+            table.ledger, table.failures = None, max(table.failures, _MISHAPS - 1)
+            self._wake_all(table, sure=True)  # what comes until the next ledger begins, none knows
+            self._failed(table, self._broke(table.sums, error).code)
+        else:
+            return table.interval
+        return max(table.interval, self.ERROR_SECONDS)
 
     def expect(
         self,
@@ -232,59 +349,78 @@ class Watch:
         interval: float,
     ) -> Standing:
         """From now on `news` is set when central's rows of the instance do not add up to this any
-        more; asked every `interval` seconds, for all that wait for the same table at once."""
-        group = (sums, keys is None)
-        standing = Standing(sums, instance, keys, expected, news, interval, self._standings_leave)
-        self._standings.setdefault(group, set()).add(standing)
+        more; asked every `interval` seconds, or less often while central is busy, for all that wait
+        for the same table at once."""
+        key = (sums, keys is None)
+        if (group := self._groups.get(key)) is None:
+            group = self._groups[key] = _Group(sums, whole=keys is None)
+            self._begun.put_nowait(group)
+        standing = Standing(
+            sums,
+            instance,
+            keys,
+            expected,
+            news,
+            interval,
+            lambda standing: self._rest_no_more(group, standing),
+        )
+        group.standings.add(standing)
         return standing
 
-    def _standings_leave(self, standing: Standing) -> None:
-        group = (standing.sums, standing.keys is None)
-        self._standings[group].discard(standing)
-        if not self._standings[group]:
-            del self._standings[group]
+    def _rest_no_more(self, group: _Group, standing: Standing) -> None:
+        self._herd.forget(standing)
+        group.standings.discard(standing)
 
-    async def compare(self) -> float:
-        """Ask for what those who rest expect, where it is time; the seconds until the next look
-        whether it is."""
-        for (sums, whole), standings in list(self._standings.items()):
-            now = self._clock()
-            due = [each for each in standings if each.due_at <= now]
-            for each in due:
-                # At the same moments for all, so that one walk serves them.
-                each.due_at = (now // each.interval + 1) * each.interval
-            if not due:
-                continue
-            found = await self._sums(sums, due, whole=whole)
-            if found is None and self._misses[sums] < _MISHAPS:
-                continue
-            for each in due:
-                each.differs = found is None or found.get(each.owner, NOTHING) != each.expected
-                if each.differs:
-                    each.news.set()
-                else:
-                    each.held_at = now
-        return _COMPARE_SECONDS
+    @property
+    def spread(self) -> float:
+        """In so many seconds all would be woken, one after the other, if all rested."""
+        many = max((len(table.members) for table in self._tables.values()), default=0)
+        return many / Herd.WAKES_PER_SECOND
 
-    async def _sums(
-        self, sums: Sums, due: Sequence[Standing], *, whole: bool
-    ) -> dict[str, Sum] | None:
+    async def _ask(self, group: _Group) -> None:
+        while group.standings:
+            await self.compare(group)
+            await asyncio.sleep(_COMPARE_SECONDS)
+        del self._groups[group.sums, group.whole]
+
+    async def compare(self, group: _Group) -> None:
+        """Ask for what those who rest expect, where it is time."""
+        now = self._clock()
+        due = [each for each in group.standings if each.due_at <= now]
+        if not due:
+            return
+        found = await self._sums(group, due)
+        for each in due:
+            # At the same moments for all, so that one walk serves them.
+            interval = each.interval * self._central.slowness
+            each.due_at = (now // interval + 1) * interval
+        if found is None and group.misses < _MISHAPS:
+            return
+        for each in group.standings.intersection(due):  # the others have left meanwhile
+            each.differs = found is None or found.get(each.owner, NOTHING) != each.expected
+            if each.differs:
+                self._herd.wake(each)
+            else:
+                self._herd.spare(each)
+                each.held_at = now
+
+    async def _sums(self, group: _Group, due: Sequence[Standing]) -> dict[str, Sum] | None:
         """What central has, by owner; None when it does not say. After some mishaps those who rest
         are told, and see for themselves."""
         try:
-            if whole:
-                found = await self._central.totals(sums)
+            if group.whole:
+                found = await self._central.totals(group.sums)
             else:
                 keys = [key for each in due for key in each.keys or ()]
-                found = await self._central.sums_of_keys(sums, keys)
+                found = await self._central.sums_of_keys(group.sums, keys)
         except DatabaseError:
-            self._misses[sums] += 1
+            group.misses += 1
             return None
         except Exception as error:  # noqa: BLE001 - as in `look`
-            self._broke(sums, error)
-            self._misses[sums] += _MISHAPS
+            self._broke(group.sums, error)
+            group.misses += _MISHAPS
             return None
-        del self._misses[sums]
+        group.misses = 0
         return found
 
     def _broke(self, sums: Sums, error: Exception) -> WppSyncError:
@@ -294,29 +430,38 @@ class Watch:
         )
         return told
 
-    def _failed(self, table: _Table, sums: Sums, code: str) -> None:
+    def _failed(self, table: _Table, code: str) -> None:
         """What was seen before stays true; when it goes on like this, everybody looks for himself
         until a look succeeds."""
         before = table.trouble
         table.failures += 1
         if table.trouble and not before:
-            self._log.debug("watch interrupted", table=sums.table, code=code)
-            self._tell(table, table.members, None)
+            self._log.debug("watch interrupted", table=table.sums.table, code=code)
+            self._wake_all(table, sure=False)
 
-    async def _look(self, sums: Sums, table: _Table) -> None:
-        began = self._clock()
+    def _wake_all(self, table: _Table, *, sure: bool) -> None:
+        """Everybody has to look for himself; those who rest not all at once, and not at all where
+        the trouble is over before (`sure`: what was to be seen meanwhile is not seen any more)."""
+        for member in table.each_member():
+            if member.rests:
+                self._herd.wake(member, sure=sure)
+            else:
+                member.wake()
+
+    async def _look(self, table: _Table) -> None:
+        began, sums = self._clock(), table.sums
         head = (await self._central.head(sums.table, sums.key[0])).id
         ledger = table.ledger
         if ledger is None:
             ledger = table.ledger = Ledger(head)
         elif (
             head < ledger.upto
-            and (again_from := await self._rewound(sums, table, ledger, head)) is not None
+            and (again_from := await self._rewound(table, ledger, head)) is not None
         ):
             ledger = table.ledger = Ledger(head)
-            for members in table.members.values():
-                for member in members:
-                    member.rewind(again_from)
+            for member in table.each_member():
+                member.rewind(again_from)
+            self._wake_all(table, sure=True)
         for _ in range(self.SCANS_AT_ONCE):
             if ledger.upto >= head:
                 break
@@ -326,18 +471,21 @@ class Watch:
             )
             self._tell(table, ledger.first(end, seen), after)
         if ledger.stretches:
-            await self._settle(sums, table, ledger)
-            await self._scan_again(sums, table, ledger)
+            await self._settle(table, ledger)
+            await self._scan_again(table, ledger)
         if ledger.upto >= head:
             table.looked_at = began
+        if table.trouble:
+            for member in table.each_member():
+                self._herd.spare(member)
         table.failures = 0
 
-    async def _rewound(self, sums: Sums, table: _Table, ledger: Ledger, head: int) -> int | None:
+    async def _rewound(self, table: _Table, ledger: Ledger, head: int) -> int | None:
         """From where on the table hands out ids again that were scanned; None: it does not. Rows
         that were deleted at its end lower the head, too, and their ids do not come again."""
         if table.fell_to == head:
             return None
-        following = await self._central.next_id(sums.table)
+        following = await self._central.next_id(table.sums.table)
         if following is None:
             return head + 1
         if following <= ledger.upto:
@@ -345,23 +493,24 @@ class Watch:
         table.fell_to = head
         return None
 
-    async def _settle(self, sums: Sums, table: _Table, ledger: Ledger) -> None:
+    async def _settle(self, table: _Table, ledger: Ledger) -> None:
         """First the evidence, then the scan, then the claim."""
+        sums = table.sums
         sure = await self._central.settled(sums.table, sums.key[0], ledger.vouched)
         for stretch in ledger.settled(sure):
-            await self._scan(sums, table, ledger, stretch)
+            await self._scan(table, ledger, stretch)
             ledger.vouch(stretch)
 
-    async def _scan_again(self, sums: Sums, table: _Table, ledger: Ledger) -> None:
+    async def _scan_again(self, table: _Table, ledger: Ledger) -> None:
         if self._clock() - table.scanned_again_at < self.AGAIN_SECONDS:
             return
         for stretch in list(ledger.stretches):
             if stretch.upto > ledger.upto - self.AGAIN_IDS:
-                await self._scan(sums, table, ledger, stretch)
+                await self._scan(table, ledger, stretch)
         table.scanned_again_at = self._clock()
 
-    async def _scan(self, sums: Sums, table: _Table, ledger: Ledger, stretch: Stretch) -> None:
-        seen = await self._central.new_ids(sums, after=stretch.after, upto=stretch.upto)
+    async def _scan(self, table: _Table, ledger: Ledger, stretch: Stretch) -> None:
+        seen = await self._central.new_ids(table.sums, after=stretch.after, upto=stretch.upto)
         self._tell(table, ledger.again(stretch, seen), stretch.after)
 
     @staticmethod

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from daemon import local
 from daemon.aio import Clock
 from daemon.central import NOTHING, Central, Sum
+from daemon.entities import reads_the_clock
 from daemon.sql import Key, parts
 from daemon.sync.commit import Committer
 from daemon.sync.reconcile import Bounds, Reconcile, differences
@@ -64,6 +65,12 @@ class Hot:
     def due(self) -> bool:
         """It is time to compare them, or some are left of the last time."""
         return self._sweeping or self._clock() >= self.due_at
+
+    def can_rest(self, written_at: float) -> bool:
+        """Which rows are hot is known and stays so, where nothing was written since `written_at`:
+        by the clock others may be tomorrow."""
+        known = self.keys is not None and self.swept_at > written_at
+        return known and not reads_the_clock(self._condition)
 
     async def step(
         self,

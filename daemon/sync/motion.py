@@ -96,8 +96,10 @@ class Resting:
         self.leave()
         for each in self.standings:
             each.leave()
-        if member and self.member is not None:
-            self.member.leave()
+        if self.member is not None:
+            self.member.rests = False
+            if member:
+                self.member.leave()
 
 
 class Motion:
@@ -154,8 +156,7 @@ class Motion:
         entity: of one without a watermark nothing else changes."""
 
         self._interval = interval
-        share = zlib.crc32(committer.instance.encode()) % 1000 / 1000
-        self._spread = share * min(self._SPREAD_SECONDS, interval / 5)
+        self._share = zlib.crc32(committer.instance.encode()) % 1000 / 1000
         self._central = central
         self._metrics = metrics
         self._clock = clock
@@ -258,14 +259,15 @@ class Motion:
             waits.append(0.0)
         return max(0.0, min(waits))
 
-    def _round_due_at(self) -> float:
+    def _round_due_at(self, spread: float = 0.0) -> float:
         now = self._clock()
         if self._asked_at is not None or (self.incremental is None and self.state.resync):
             return now
         if self.round is not None:
             return now + self._PACE_SECONDS
         current = self._current_round()
-        return current + self._spread + (self._interval if self._done >= current else 0.0)
+        spread = self._share * min(max(self._SPREAD_SECONDS, spread), self._interval / 5)
+        return current + spread + (self._interval if self._done >= current else 0.0)
 
     @property
     def resync_progress(self) -> float | None:
@@ -337,9 +339,7 @@ class Motion:
             return False
         if self.round is not None or self._round_due_at() <= self._clock():
             return False
-        if self.hot is not None and not (
-            self.hot.keys is not None and self.hot.swept_at > self.committer.written_at
-        ):
+        if self.hot is not None and not self.hot.can_rest(self.committer.written_at):
             return False
         if self.incremental is not None:
             return self.incremental.can_rest
@@ -359,16 +359,20 @@ class Motion:
             )
         if self._total is not None and self.incremental is None:
             standings.append(watch.expect(sums, instance, None, self._total, news, self._interval))
+        member = self.incremental.rest() if self.incremental else None
+        if member is not None:
+            member.rests = True
         return Resting(
             state=self.state,
-            member=self.incremental.rest() if self.incremental else None,
+            member=member,
             standings=tuple(standings),
             position=self.position,
             head=self.head,
             hot_rows=self.hot_rows,
             compared_before_at=self.compared_once_at,
             leave=partial(self._central.leave, self.plan, instance),
-            round_due_at=self._round_due_at() if self.incremental else None,
+            # All have to open their connections for it.
+            round_due_at=self._round_due_at(watch.spread) if self.incremental else None,
         )
 
     def leave(self) -> None:

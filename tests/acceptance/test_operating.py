@@ -20,6 +20,7 @@ import yaml
 from daemon.systemd import EXTEND
 from tests import mirror
 from tests.daemon_process import DaemonProcess, environment, run_cli
+from tests.hung_child import HEALTHY_PASSES
 from tests.notify import NotifySocket
 
 if TYPE_CHECKING:
@@ -506,6 +507,9 @@ def test_a_loop_that_hangs_starves_the_watchdog(
         )  # fmt: skip
         try:
             fed = manager.wait_for(lambda line: line == "WATCHDOG=1")
+            for _ in range(HEALTHY_PASSES):  # whoever has nothing to do takes no turn
+                mirror.insert_message(databases.central, None, "hung")
+                time.sleep(0.5)
             at = manager.wait_for(lambda line: line == "STATUS=stalled: hung", after=fed)
             time.sleep(2.0)
             assert "WATCHDOG=1" not in manager.lines[at:], "longer than the watchdog waits"

@@ -124,6 +124,41 @@ def test_hot_rows_are_compared(databases: Databases, write_config: WriteConfig) 
         wait_for_rest(daemon, local)
 
 
+def test_where_rows_become_hot_as_time_passes_it_does_not_rest(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Which rows they are is known only to the local server."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    hot = "status = 'PENDING' AND sent_at < NOW() - INTERVAL 3 SECOND"
+    entities = {"messages": {"hot": hot}}
+    with DaemonProcess(
+        write_config(central, {"nunes": local}, **{**SOON, "entities": entities})
+    ) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "idle")
+        time.sleep(3.0)
+        assert connections(local) > 0
+
+
+def test_it_rests_again_when_all_that_it_rests_on_was_laid_anew(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """A reload brings other looks: where nobody looks, nobody rests."""
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        text = daemon.config.read_text()
+        assert "hot_interval: 1s" in text
+        daemon.config.write_text(text.replace("hot_interval: 1s", "hot_interval: 2s"))
+        answer = daemon.request("POST", "/v1/reload", {})
+        assert (answer.status, answer.body["changed"]) == (200, ["nunes"])
+        wait_for_rest(daemon, local)
+        time.sleep(1.0)
+        wait_for_rest(daemon, local)
+        mirror.run(central, INSERT)
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+
+
 def test_orders_and_resets_are_heeded(databases: Databases, write_config: WriteConfig) -> None:
     central, local = databases
     with resting(databases, write_config) as daemon:

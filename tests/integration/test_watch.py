@@ -12,6 +12,7 @@ import pytest
 
 from daemon.app import Parts
 from daemon.sql import Sums
+from daemon.throttle import Bearable
 from daemon.watch import Member, Watch
 from tests import mirror
 from tests.in_process import a_pass, parts
@@ -42,10 +43,21 @@ class Joined:
     async def look(self) -> tuple[bool, int | None]:
         """Whether it was told of something, and from where on it is suspect."""
         self.news.clear()
-        await self.watch.look()
+        await look(self.watch)
         told = self.member.take()
         assert told is not None
         return self.news.is_set(), told.suspect
+
+
+async def look(watch: Watch) -> None:
+    """At each table once, as `run` does it again and again."""
+    for table in list(watch._tables.values()):
+        await watch.look(table)
+
+
+async def compare(watch: Watch) -> None:
+    for group in list(watch._groups.values()):
+        await watch.compare(group)
 
 
 async def _sums(built: Parts) -> Sums:
@@ -112,7 +124,7 @@ async def test_one_mishap_is_told_to_nobody_and_trouble_to_all(
         mirror.run(central, "RENAME TABLE messages TO elsewhere")
         for told in (False, False, True):
             joined.news.clear()
-            await joined.watch.look()
+            await look(joined.watch)
             assert joined.news.is_set() == told
         assert joined.member.take() is None, "everybody looks for himself"
         assert joined.member.quiet_at == quiet_at, "and nobody says that all is well"
@@ -156,9 +168,9 @@ async def test_a_table_that_was_taken_back_and_has_grown_again_is_rewound(
         await joined.look()
         mirror.run(central, "DELETE FROM messages WHERE id > 30")
         mirror.run(central, "ALTER TABLE messages AUTO_INCREMENT = 31")
-        await joined.watch.look()
+        await look(joined.watch)
         mirror.insert_messages(central, range(31, 71))
-        await joined.watch.look()
+        await look(joined.watch)
         motion = instance.motions["messages"].incremental
         assert motion is not None
         motion._watched = joined.member
@@ -167,6 +179,27 @@ async def test_a_table_that_was_taken_back_and_has_grown_again_is_rewound(
         assert error.code == "rewound"
         assert error.message.startswith("messages: central messages was truncated or restored")
     assert mirror.number(local, "SELECT MAX(rewound) FROM wpp_sync_state") == 1, "until a reset"
+
+
+async def test_rounds_of_those_who_rest_lie_the_farther_apart_the_more_they_are(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Each of them has to open its connection for it."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        sums = await _sums(built)
+        joined, motion = Joined(built, sums), built.instances["nunes"].motions["messages"]
+        motion._share = 0.5
+        for number in range(999):
+            joined.watch.join(sums, str(number), joined.news, 1.0)
+        assert motion.incremental is not None
+        motion.incremental._watched = joined.member
+        awake = motion._round_due_at()
+        resting = motion.rest(joined.watch, joined.news, 5.0).round_due_at
+        assert resting is not None
+        assert resting - awake == pytest.approx((1000 / 25 - 10) / 2)
+        assert joined.member.rests
 
 
 @pytest.mark.parametrize("keys", [None, [1, 2, 3]])
@@ -187,16 +220,69 @@ async def test_who_rests_is_told_when_the_sums_change(
         )
         assert found["nunes"][0] == (5 if keys is None else 3)
         standing = watch.expect(sums, "nunes", keys, found["nunes"], news, 0.1)
-        await watch.compare()
+        await compare(watch)
         assert not news.is_set()
         assert standing.held_at is not None
         await asyncio.sleep(0.15)
         mirror.run(central, "UPDATE messages SET body = 'new' WHERE id = 7")  # karsten's
-        await watch.compare()
+        await compare(watch)
         assert not news.is_set()
         await asyncio.sleep(0.15)
         mirror.run(central, "UPDATE messages SET body = 'new' WHERE id = 2")
-        await watch.compare()
+        await compare(watch)
         assert news.is_set()
         standing.leave()
-        assert watch._standings == {}, "nobody waits for anything"
+        assert not any(group.standings for group in watch._groups.values()), "nobody waits"
+
+
+async def test_a_locked_table_delays_no_other_and_leaves_connections(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 6))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        await a_pass(built.instances["nunes"])
+        motions = built.instances["nunes"].motions
+        locked, free = (motions[name].plan.central_sums for name in ("messages", "chats"))
+        watch, news = Watch(built.central, time.monotonic), asyncio.Event()
+        running = asyncio.ensure_future(watch.run())
+        with mirror.Session(central) as other:
+            other.execute("LOCK TABLES messages WRITE")
+            watch.expect(locked, "nunes", None, (0, 0), asyncio.Event(), 0.1)
+            watch.expect(free, "nunes", None, (1, 1), news, 0.1)
+            await asyncio.wait_for(news.wait(), 5)
+            asking = [
+                asyncio.ensure_future(built.central.sums_of_keys(locked, [number]))
+                for number in range(20)
+            ]
+            await asyncio.sleep(0.5)
+            waiting = mirror.number(
+                central,
+                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE '%metadata%'"
+                f" AND DB = '{central['database']}'",
+            )
+            assert waiting == 3, "of eight"
+        for each in (running, *asking):
+            each.cancel()
+        await asyncio.wait([running, *asking])
+
+
+async def test_a_walk_for_those_who_rest_is_slower_while_central_is_busy(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, [1, 100_000, 200_000, 300_000])
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        await a_pass(built.instances["nunes"])
+        sums = built.instances["nunes"].motions["messages"].plan.central_sums
+        built.central._compared_per_second = 10.0
+
+        async def walk() -> float:
+            began = time.monotonic()
+            assert (await built.central.totals(sums))["nunes"][0] == 4
+            return time.monotonic() - began
+
+        quick = await walk()
+        built.central.guard.bearable = Bearable(threads_running=0)
+        built.central.load.LOAD_AGE = 0.0
+        assert await walk() > 3 * quick > 0.5

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from daemon.entities import CATALOGUE, Derived, Entity
+from daemon.entities import CATALOGUE, Derived, Entity, reads_the_clock
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,26 @@ def test_there_are_two_motions(motion: object) -> None:
         Entity.model_validate(
             {"name": "a", "central": "a", "local": "b", "motion": motion, "key": ["id"]}
         )
+
+
+@pytest.mark.parametrize(
+    ("condition", "reads"),
+    [
+        ("send_at < NOW() + INTERVAL 1 HOUR", True),
+        ("send_at < now (3)", True),
+        ("day = CURRENT_DATE AND status = 'PENDING'", True),
+        ("day = curdate()", True),
+        ("t > UTC_TIMESTAMP() OR t > LOCALTIMESTAMP", True),
+        ("t > UNIX_TIMESTAMP() - 60", True),
+        ("status IN ('PENDING', 'SENT', 'RECEIVED')", False),
+        ("status = 'NOW()' OR `sysdate` = 1 OR \"now\" = 1", False),
+        ("snow = 1 AND nowhere = 0 AND known = 1", False),
+    ],
+)
+def test_a_condition_that_reads_the_clock(condition: str, *, reads: bool) -> None:
+    assert reads_the_clock(condition) == reads
+
+
+def test_no_condition_of_the_catalogue_does() -> None:
+    """An entity whose hot rows change with the time never rests."""
+    assert not any(reads_the_clock(each.hot or "") for each in CATALOGUE.values())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
+import subprocess
 from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon import hosts
 from daemon.hosts import Copier, Seats, worth_a_move
 
 
@@ -187,3 +191,62 @@ def test_no_instance_is_left_while_somebody_has_room(seed: int, rooms: list[int]
     for _ in range(180):
         fleet.second()
     assert sum(fleet.counts()) == left
+
+
+# --- who has copied it before -------------------------------------------------------------------
+
+HERE = hosts._token()[: hosts._PLACE]
+"""Whoever sees the same processes as we do."""
+
+OTHER = "0" * 8
+
+
+def gone() -> int:
+    """A process id that nobody has."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def copier(pid: int, token: str, *, host: str | None = None, instances: int = 1) -> Copier:
+    return Copier(host or socket.gethostname(), pid, "1", instances, "", token)
+
+
+def test_who_has_our_host_name_and_process_id_is_not_us() -> None:
+    """Two containers: in each of them it is the first process."""
+    assert hosts.is_us(copier(os.getpid(), hosts._token()))
+    for token in ("", OTHER + "01234567", HERE + "01234567"):
+        assert not hosts.is_us(copier(os.getpid(), token))
+        assert hosts.may_be_there(copier(os.getpid(), token))
+
+
+def test_a_process_that_is_gone_is_not_there_where_we_would_see_it() -> None:
+    assert hosts.may_be_there(copier(os.getppid(), HERE + "01234567"))
+    assert not hosts.may_be_there(copier(gone(), HERE + "01234567"))
+    assert not hosts.may_be_there(copier(gone(), "")), "of a version before"
+    assert hosts.may_be_there(copier(gone(), OTHER + "01234567")), "in another container, perhaps"
+    assert hosts.may_be_there(copier(gone(), HERE + "01234567", host="elsewhere"))
+
+
+def test_a_verb_is_not_there_any_more() -> None:
+    assert not hosts.may_be_there(copier(1, OTHER + "01234567", host="elsewhere", instances=0))
+    assert not hosts.may_be_there(None)
+
+
+def test_two_who_ask_are_told_apart() -> None:
+    time = Time()
+    seats = Seats(None, "1", time)
+    for number in range(8):
+        seats.take(str(number))
+    one, other = (Copier("host", 1, "1", 6, "", token) for token in ("a" * 16, "b" * 16))
+    assert seats.give(one)
+    time.now += 2.0
+    assert seats.give(other), "what was given to the other one is not his"
+
+
+def test_a_version_is_signed_with_the_token() -> None:
+    signed = f"1.2.3+{hosts._token()}"
+    assert hosts._unsigned(signed) == ("1.2.3", hosts._token())
+    assert hosts._unsigned("1.2.3") == ("1.2.3", "")
+    assert hosts._unsigned("1.2.3+local") == ("1.2.3+local", "")
+    assert hosts._unsigned(f"1.2.3+local+{hosts._token()}") == ("1.2.3+local", hosts._token())

@@ -1,0 +1,75 @@
+"""Who else is about: one daemon's hold on an instance beside other processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.app import VERSION
+from daemon.errors import StandbyError
+from daemon.instance import Instance
+from tests import mirror
+from tests.in_process import a_pass, one
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+ELSEWHERE = "UPDATE wpp_sync_copier SET host = 'elsewhere', version = '1+0123456789abcdef'"
+
+WriteConfig = Callable[..., Path]
+
+
+def alone(instance: Instance) -> bool:
+    return instance.shared.seats.alone
+
+
+async def may_rest(instance: Instance) -> bool:
+    """Take it, as the loop does, and close the connection again, if nobody seems to be about."""
+    return await instance.hold.rest(await instance.hold.take(daemon=True))
+
+
+async def test_a_verbs_presence_ends_with_it(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    config = write_config(central, {"nunes": local})
+    async with one(config) as daemon:
+        async with one(config) as verb:
+            await a_pass(verb)
+            with pytest.raises(StandbyError, match=f"version {re.escape(VERSION)}, since"):
+                await daemon.hold.take(daemon=True)
+            assert alone(daemon)
+        # Whatever host it ran on.
+        mirror.run(local, ELSEWHERE)
+        assert await may_rest(daemon)
+
+
+async def test_a_daemons_presence_does_not(databases: Databases, write_config: WriteConfig) -> None:
+    central, local = databases
+    config = write_config(central, {"nunes": local})
+    async with one(config) as daemon:
+        async with one(config) as other:
+            other.running = True
+            await a_pass(other)
+            with pytest.raises(StandbyError):
+                await daemon.hold.take(daemon=True)
+            assert not alone(daemon)
+        assert not await may_rest(daemon)
+
+
+async def test_a_daemon_that_copied_it_before_may_be_there(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    config = write_config(central, {"nunes": local})
+    async with one(config) as daemon:
+        async with one(config) as other:
+            other.running = True
+            await a_pass(other)
+        mirror.run(local, ELSEWHERE)
+        assert alone(daemon)
+        assert not await may_rest(daemon)
