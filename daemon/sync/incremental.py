@@ -269,7 +269,8 @@ class Incremental:
 
         async def write(connection: Connection, read: _Read, turn: Turn) -> None:
             nonlocal copied
-            copied += await self._take_ahead(connection, read, turn)
+            taken = await self._take_ahead(connection, read, turn)
+            copied += taken  # not `+= await`: that adds to what it was before the other one's page
 
         convoy = Convoy(read, following, write)
         with self._ahead.writing():
