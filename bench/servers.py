@@ -65,10 +65,13 @@ class Pair:
         self.local_server.execute(f"CREATE DATABASE {database}; {tables}")
         return self.local_server.config(database)
 
-    def sync(self, local: seed.Server, instance: str, *options: str) -> processes.Ran:
-        """`wpp-sync sync` of this instance, a process from its start to its end."""
+    def sync(
+        self, local: seed.Server, instance: str, *options: str, **more: object
+    ) -> processes.Ran:
+        """`wpp-sync sync` of this instance, a process from its start to its end; `more`: sections
+        of the configuration."""
         path = self.directory / f"sync-{next(_numbers)}.yaml"
-        config = processes.write_config(path, self.central, {instance: local})
+        config = processes.write_config(path, self.central, {instance: local}, **more)
         return processes.run([*processes.WPP_SYNC, "sync", instance, "-c", str(config), *options])
 
     def like_messages(self) -> dict[str, object]:

@@ -136,7 +136,7 @@ class Parts:
             beginning=self._beginning,
             limits=Limits(rows=sync.batch_rows, bytes=sync.batch_bytes),
             limit=Shares(self._clock, sync.max_rows_per_second),
-            writers=Writers(),
+            writers=Writers(sync.writers_per_server),
             intervals=Intervals(sync.reconcile_interval, sync.whole_interval, sync.hot_interval),
             rest_after=sync.rest_after,
             backoff_max=sync.backoff_max,

@@ -139,6 +139,10 @@ class Sync(Section):
     batch_bytes: BatchBytes = 4 * 1024**2
     """Bytes of one batch at most; long messages end a batch before batch_rows does."""
 
+    writers_per_server: Annotated[WholeNumber, Field(ge=1, le=2)] = 2
+    """Connections that may copy in bulk to one local server at the same time, at least one for each
+    instance: with 2, an instance that is alone at it writes on two. 1 spares a small server."""
+
     settle: Settle = "auto"
     """Seconds after which no transaction can add an id below those seen; auto is 60 s, above the
     50 s that InnoDB lets a transaction wait for a lock."""

@@ -49,9 +49,8 @@ class Writers:
     """How many connections of this process copy in bulk to each local server. Three are slower
     than two on a small machine, and many instances of one server are many writers anyway."""
 
-    MOST = 2
-
-    def __init__(self) -> None:
+    def __init__(self, most: int = 2) -> None:
+        self._most = most
         self._counts = Counter[str]()
 
     def come(self, server: str) -> None:
@@ -66,7 +65,7 @@ class Writers:
 
     def room(self, server: str) -> bool:
         """Whether two more may write there."""
-        return self._counts[server] + 2 <= self.MOST
+        return self._counts[server] + 2 <= self._most
 
 
 class Ahead:
