@@ -52,6 +52,9 @@ class Incremental:
     _LOOK_IDS = 20_000
     """At most so many ids of it: the newest, where late rows appear."""
 
+    _SETTLE_SECONDS = 0.25
+    """So long at least a step looks at what can be settled."""
+
     _SAVE_SECONDS = 30.0
     """So often a settled id that moved without any rows is written."""
 
@@ -395,6 +398,9 @@ class Incremental:
         elif self.settled < self.position:
             # First the evidence, then the look, then the claim.
             sure = min(await self._sure(), self.position)
+            # A little even where copying took all the time: what is read behind the settled id when
+            # its evidence is there has settled, and need not be looked at again.
+            deadline = max(deadline, self._clock() + self._SETTLE_SECONDS)
             while self.settled < sure and not stop.is_set() and self._clock() < deadline:
                 end, found, gone = await self._look(self.settled, sure, claim=True)
                 self.settled = end
