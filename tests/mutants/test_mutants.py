@@ -160,6 +160,28 @@ MUTANTS = (
         "",
         "tests/integration/test_broken_once.py",
     ),
+    Mutant(
+        "of two writers the second commits behind the first",
+        "daemon/sync/ahead.py",
+        "                await self.wait(turn)\n                in_turn = True\n",
+        "                in_turn = True\n",
+        "tests/integration/test_two_writers.py",
+    ),
+    Mutant(
+        "the second writer sees that the first has the lock still",
+        "daemon/sync/ahead.py",
+        "        if await lock.holder(connection, self._database, note) != first.thread_id:\n",
+        "        if not first.thread_id:\n",
+        "tests/integration/test_two_writers.py",
+    ),
+    Mutant(
+        "the second writer locks the state row before it commits",
+        "daemon/sync/commit.py",
+        "            await state.locked(connection, self.state, self.note)\n"
+        "            await ahead.see_the_lock(connection, self.connection, self.note)\n",
+        "            await ahead.see_the_lock(connection, self.connection, self.note)\n",
+        "tests/integration/test_two_writers.py",
+    ),
 )
 
 IDS = [mutant.rule for mutant in MUTANTS]
