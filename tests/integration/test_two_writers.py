@@ -16,7 +16,7 @@ from daemon.db import Connection
 from daemon.errors import TransientError
 from daemon.instance import Instance
 from daemon.schema import Plan
-from daemon.sql import Row
+from daemon.sql import Row, Statement
 from tests import mirror
 from tests.in_process import a_pass, listen, one, passes_until
 from tests.mirror import Server
@@ -304,3 +304,30 @@ async def test_nobody_is_left_behind(
         first: Any = instance.hold.connection
         other = (set(writes.pages) - {first.thread_id}).pop()
         await gone(local, other)
+
+
+async def test_of_large_rows_no_more_are_read_than_there_is_room_for(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 41))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        await a_pass(instance)
+
+        async def read(size: str, max_bytes: int, limit: int = 40) -> tuple[int, bool]:
+            connection = await instance.hold.another()
+            statement = Statement(
+                f"SELECT id, {size} FROM wpp_messages ORDER BY id LIMIT {limit}", (), "test"
+            )
+            rows, _ = await connection.fetch_bounded(statement, max_bytes, limit)
+            usable = connection.usable
+            await connection.close()
+            return len(rows), usable
+
+        assert await read("REPEAT('x', 300000)", 1_000_000) == (4, False)
+        assert await read("REPEAT('x', 3000000)", 1_000_000) == (1, False)
+        assert await read("REPEAT('x', 3000000)", 1_000_000, 1) == (1, True), "that was all"
+        assert await read("REPEAT('x', 30)", 1_000_000) == (40, True)
+        assert await read("REPEAT('x', 98)", 3_000) == (31, False)
+        growing = "REPEAT('x', IF(id < 3, 10, 300000))"
+        assert await read(growing, 1_000_000) <= (18, False)
