@@ -258,7 +258,6 @@ class Incremental:
     ) -> tuple[int, bool]:
         """Write what was read and what follows on two connections. Returns how many rows the table
         took, and whether something is to be written on one instead."""
-        await self.committer.see_that_the_plan_holds()
         copied = 0
 
         async def following(last: _Read, unwritten: Sequence[_Read]) -> _Read | None:
@@ -273,8 +272,10 @@ class Incremental:
             copied += taken  # not `+= await`: that adds to what it was before the other one's page
 
         convoy = Convoy(read, following, write)
-        with self._ahead.writing():
-            await convoy.run(self._connection, self._ahead.second())
+        with self._ahead.writing():  # at once: another instance asks whether there is room, too
+            await self.committer.see_that_the_plan_holds()
+            second = self._ahead.second(self._connection, self._note)
+            await convoy.run(self._connection, second)
         return copied, convoy.broken
 
     def _enough(self, unwritten: Sequence[_Read], stop: asyncio.Event, deadline: float) -> bool:

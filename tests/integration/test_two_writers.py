@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daemon import db
 from daemon import local as rows_to_local
 from daemon.db import Connection
 from daemon.errors import TransientError
@@ -304,6 +306,76 @@ async def test_nobody_is_left_behind(
         first: Any = instance.hold.connection
         other = (set(writes.pages) - {first.thread_id}).pop()
         await gone(local, other)
+
+
+async def test_a_proxy_that_numbers_connections_by_itself(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that brings the second connection to another server: whether the lock is held cannot
+    be seen from there. That is no reason to fail."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    connect = db.connect
+
+    async def by_proxy(*args: Any) -> Connection:
+        connection = await connect(*args)
+        connection.thread_id += 1_000_000
+        return connection
+
+    monkeypatch.setattr(db, "connect", by_proxy)
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        assert (await a_pass(instance))["messages"] == ROWS
+    assert len(writes.pages) == 1
+    assert mirror.differences(central, local) == ""
+
+
+async def test_no_turn_waits_for_a_second_connection_that_is_long_in_coming(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server looks up the name of each client's host."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        connect = instance.maker._ahead._connect
+
+        async def slow() -> Connection:
+            await asyncio.sleep(8)
+            return await connect()
+
+        monkeypatch.setattr(instance.maker._ahead, "_connect", slow)
+        began = time.monotonic()
+        assert (await a_pass(instance))["messages"] == ROWS
+        assert time.monotonic() - began < 5
+        assert not instance.maker._ahead.possible
+    assert len(writes.pages) == 1
+
+
+async def test_a_stop_lets_the_second_one_end_its_page(
+    databases: Databases, write_config: WriteConfig, writes: Writes
+) -> None:
+    """Whoever is to leave is broken off where nothing is written (`Supervisor`)."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    stop = asyncio.Event()
+    seen: list[bool] = []
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+
+        async def slow(connection: Connection, rows: Sequence[Row]) -> None:
+            first = instance.hold.connection
+            assert first is not None
+            if connection is first or seen:
+                return
+            stop.set()
+            for _ in range(300):
+                if not first.in_transaction:
+                    break
+                await asyncio.sleep(0.01)
+            seen.append(instance.writing)
+
+        writes.before = slow
+        await instance.sync_pass(stop)
+        assert seen == [True]
+        assert not instance.writing
 
 
 async def test_of_large_rows_no_more_are_read_than_there_is_room_for(
