@@ -157,9 +157,10 @@ class Ahead:
                 in_turn = True
                 yield
         except DatabaseError as error:
+            cannot = self._cannot()  # in its turn, too: the next try is on one
             if in_turn:
                 raise
-            raise self._cannot() from error
+            raise cannot from error
 
     async def wait(self, turn: Turn) -> None:
         """Until the page before is committed. Raises NotAheadError when it is not."""
@@ -193,7 +194,7 @@ class Convoy(Generic[P]):
         """`following`: reads what comes after a page, while these ones are not written yet; None:
         nothing. `write`: writes a page, waits for its turn, commits; or raises NotAheadError."""
         self.broken = False
-        """A page could not be written."""
+        """A page could not be read or written."""
 
         self._first = first
         self._last: P | None = None
@@ -237,7 +238,11 @@ class Convoy(Generic[P]):
                 return None
             page: P | None = self._first
             if self._last is not None:
-                page = await self._following(self._last, self._unwritten)
+                try:
+                    page = await self._following(self._last, self._unwritten)
+                except BaseException:
+                    self.broken = True  # the other one does not ask once more
+                    raise
             if page is None:
                 return None
             self._last = page

@@ -229,7 +229,10 @@ class Incremental:
         copied = 0
         if self._ahead.possible:
             copied, left = await self._copy_on_two(read, upto, stop, deadline)
-            if not left:
+            # A turn that is over ends here, but for one that has brought nothing yet: the next one
+            # might not, either.
+            over = stop.is_set() or not self._may_read() or (copied and self._clock() >= deadline)
+            if over or not left:
                 return copied
             read = await self._read(self.position, upto)
         with self._ahead.writing():
@@ -355,7 +358,7 @@ class Incremental:
         began, rows = self._clock(), read.page.rows
         if rows:
             taken = await self.committer.commit_ahead(
-                self._ahead, connection, rows, turn, lambda: self._moved(read)
+                self._ahead, connection, rows, turn, lambda: self._moved(read), bulk=read.bulk
             )
             self._reach.wrote(len(rows) * read.parts, self._clock() - began)
         else:

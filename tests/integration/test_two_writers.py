@@ -378,6 +378,89 @@ async def test_a_stop_lets_the_second_one_end_its_page(
         assert not instance.writing
 
 
+async def test_central_is_asked_once_for_a_page_that_it_does_not_give(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs would keep a turn for twice as long."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        page, asked = instance.shared.central.page, 0
+
+        async def hangs(*args: Any, **bounds: Any) -> Any:
+            nonlocal asked
+            if bounds["after"] < 100:
+                return await page(*args, **bounds)
+            asked += 1
+            await asyncio.sleep(0.1)
+            raise TransientError("central", 1969, "too long")
+
+        monkeypatch.setattr(instance.shared.central, "page", hangs)
+        with pytest.raises(TransientError, match="too long"):
+            await a_pass(instance)
+        assert asked == 1
+        monkeypatch.undo()
+        await until_equal(instance, databases)
+
+
+async def test_a_turn_that_is_over_does_not_go_on_with_one(
+    databases: Databases, write_config: WriteConfig, writes: Writes
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    stop = asyncio.Event()
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+
+        async def refuse(connection: Connection, rows: Sequence[Row]) -> None:
+            if min(ids(rows)) > 100:
+                stop.set()
+                raise TransientError("local nunes", 1213, "deadlock")
+
+        writes.before = refuse
+        result = await instance.sync_pass(stop)
+        assert result.more
+        assert 0 < result.rows["messages"] <= 100, "and nothing was tried again after the stop"
+
+
+async def test_what_fails_in_its_turn_is_tried_again_on_one(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 31))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        ahead = instance.maker._ahead
+
+        async def lost(connection: Connection, first: Connection, note: str) -> None:
+            if connection is not first and connection.in_transaction:
+                raise TransientError("local nunes", 2013, "lost")
+
+        async def until_the_second_is_there(_: Connection, rows: Sequence[Row]) -> None:
+            await asyncio.sleep(0.2 if min(ids(rows)) == 1 else 0)
+
+        writes.after = until_the_second_is_there
+        monkeypatch.setattr(ahead, "see_the_lock", lost)
+        with pytest.raises(TransientError):
+            await a_pass(instance)
+        assert not ahead.possible
+        await until_equal(instance, databases)
+
+
+async def test_refused_rows_with_others_in_between_are_no_broken_table(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written ahead was taken, too."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 31))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        await a_pass(instance)
+        strikes = instance.motions["messages"].committer._writer.strikes
+        strikes.count = 99
+        mirror.insert_messages(central, range(31, ROWS + 1))
+        await a_pass(instance)
+        assert strikes.count == 0
+    assert len(writes.pages) > 1
+
+
 async def test_of_large_rows_no_more_are_read_than_there_is_room_for(
     databases: Databases, write_config: WriteConfig
 ) -> None:
