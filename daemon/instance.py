@@ -82,10 +82,10 @@ class Instance:
         self.migrator = Migrator(self.name, shared.migrating, shared.metrics)
         self.fitness = Fitness(self.name, shared.central, self.migrator, shared.clock)
         self.hold = Hold(settings, shared.seats, shared.clock, fit=self.fitness.fit)
-        ahead = Ahead(
+        self._ahead = Ahead(
             settings.address, settings.database, shared.writers, self.hold.another, shared.clock
         )
-        self.maker = Maker(self.name, shared, self.throttle, ahead, self._committed)
+        self.maker = Maker(self.name, shared, self.throttle, self._ahead, self._committed)
         self.motions = Motions(settings, shared, self.maker, self.news, self.counts)
         self.entities = self.motions.entities
         self.comparing = asyncio.Lock()
@@ -123,8 +123,10 @@ class Instance:
     def writing(self) -> bool:
         """A transaction or a migration is under way, which a stop lets end."""
         connection = self.hold.connection
-        return self.migrator.doing is not None or (
-            connection is not None and connection.in_transaction
+        return (
+            self.migrator.doing is not None
+            or (connection is not None and connection.in_transaction)
+            or self._ahead.in_transaction
         )
 
     @property

@@ -34,6 +34,9 @@ they hold, which neither server nor client sees."""
 _PAUSE_SECONDS = 30.0
 """So long it is not tried again where it could not be done."""
 
+_OPEN_SECONDS = 1.0
+"""So long the second connection may take to be there: as long as a turn, which waits for it."""
+
 
 P = TypeVar("P")
 
@@ -87,11 +90,17 @@ class Ahead:
         self._connect = connect
         self._clock = clock
         self._not_before = float("-inf")
+        self._second: Connection | None = None
 
     @property
     def possible(self) -> bool:
         """Whether there is room for a second writer, and none has failed lately."""
         return self._clock() >= self._not_before and self._writers.room(self._server)
+
+    @property
+    def in_transaction(self) -> bool:
+        """The second connection has a transaction open."""
+        return self._second is not None and self._second.in_transaction
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -103,17 +112,25 @@ class Ahead:
             self._writers.leave(self._server)
 
     @asynccontextmanager
-    async def second(self) -> AsyncIterator[Connection]:
-        """The second connection, for as long as the block. Raises NotAheadError."""
+    async def second(self, first: Connection, note: str) -> AsyncIterator[Connection]:
+        """The second connection, for as long as the block. Raises NotAheadError, also where it does
+        not see the first one's lock: it may have come to another server, or both have come through
+        a proxy that numbers connections by itself."""
         with self.writing():
+            connection: Connection | None = None
             try:
-                connection = await self._connect()
-            except DatabaseError as error:
-                raise self._cannot() from error
-            try:
+                try:
+                    async with asyncio.timeout(_OPEN_SECONDS):
+                        connection = await self._connect()
+                        await self.see_the_lock(connection, first, note)
+                except (DatabaseError, TimeoutError) as error:
+                    raise self._cannot() from error
+                self._second = connection
                 yield connection
             finally:
-                await connection.close()
+                self._second = None
+                if connection is not None:
+                    await connection.close()
 
     @asynccontextmanager
     async def transaction(
@@ -139,9 +156,10 @@ class Ahead:
                 in_turn = True
                 yield
         except DatabaseError as error:
+            cannot = self._cannot()  # in its turn, too: the next try is on one
             if in_turn:
                 raise
-            raise self._cannot() from error
+            raise cannot from error
 
     async def wait(self, turn: Turn) -> None:
         """Until the page before is committed. Raises NotAheadError when it is not."""
@@ -156,6 +174,8 @@ class Ahead:
     async def see_the_lock(self, connection: Connection, first: Connection, note: str) -> None:
         """That the first connection has it still. To be asked behind the lock on the state row: who
         has it next starts from what is committed here. Raises TransientError."""
+        if connection is first:
+            return  # it goes with the connection
         if await lock.holder(connection, self._database, note) != first.thread_id:
             raise TransientError(first.name, 2013, "the instance's lock is lost")
 
@@ -173,7 +193,7 @@ class Convoy(Generic[P]):
         """`following`: reads what comes after a page, while these ones are not written yet; None:
         nothing. `write`: writes a page, waits for its turn, commits; or raises NotAheadError."""
         self.broken = False
-        """A page could not be written."""
+        """A page could not be read or written."""
 
         self._first = first
         self._last: P | None = None
@@ -217,7 +237,11 @@ class Convoy(Generic[P]):
                 return None
             page: P | None = self._first
             if self._last is not None:
-                page = await self._following(self._last, self._unwritten)
+                try:
+                    page = await self._following(self._last, self._unwritten)
+                except BaseException:
+                    self.broken = True  # the other one does not ask once more
+                    raise
             if page is None:
                 return None
             self._last = page

@@ -124,6 +124,7 @@ class Committer:
 
         self._central = central
         self._max_bytes = max_bytes
+        self._strikes = strikes
         self._writer = Writer(connection, central, plan, instance, strikes)
         self._patient_writer = Writer(connection, central, plan, instance, Strikes(most=None))
         self._read_plan = read_plan
@@ -175,6 +176,8 @@ class Committer:
         rows: Sequence[Row],
         turn: Turn,
         moved: Callable[[], tuple[int, int]],
+        *,
+        bulk: bool,
     ) -> int:
         """Rows that follow others which are being written: at the same time, committed after them.
 
@@ -193,7 +196,8 @@ class Committer:
             await self._derive({self.plan.key(row) for row in rows}, connection)
             await state.write(connection, following, self.note)
         change = _Change(len(rows), 0, {}, frozenset(), retried=False)
-        self._changed(change, following, began, bulk=True)
+        self._strikes.taken()
+        self._changed(change, following, began, bulk=bulk)
         return len(rows)
 
     def _following(

@@ -232,7 +232,10 @@ class Incremental:
         copied = 0
         if self._ahead.possible:
             copied, left = await self._copy_on_two(read, upto, stop, deadline)
-            if not left:
+            # A turn that is over ends here, but for one that has brought nothing yet: the next one
+            # might not, either.
+            over = stop.is_set() or not self._may_read() or (copied and self._clock() >= deadline)
+            if over or not left:
                 return copied
             read = await self._read(self.position, upto)
         with self._ahead.writing():
@@ -261,7 +264,6 @@ class Incremental:
     ) -> tuple[int, bool]:
         """Write what was read and what follows on two connections. Returns how many rows the table
         took, and whether something is to be written on one instead."""
-        await self.committer.see_that_the_plan_holds()
         copied = 0
 
         async def following(last: _Read, unwritten: Sequence[_Read]) -> _Read | None:
@@ -276,8 +278,10 @@ class Incremental:
             copied += taken  # not `+= await`: that adds to what it was before the other one's page
 
         convoy = Convoy(read, following, write)
-        with self._ahead.writing():
-            await convoy.run(self._connection, self._ahead.second())
+        with self._ahead.writing():  # at once: another instance asks whether there is room, too
+            await self.committer.see_that_the_plan_holds()
+            second = self._ahead.second(self._connection, self._note)
+            await convoy.run(self._connection, second)
         return copied, convoy.broken
 
     def _enough(self, unwritten: Sequence[_Read], stop: asyncio.Event, deadline: float) -> bool:
@@ -357,7 +361,7 @@ class Incremental:
         began, rows = self._clock(), read.page.rows
         if rows:
             taken = await self.committer.commit_ahead(
-                self._ahead, connection, rows, turn, lambda: self._moved(read)
+                self._ahead, connection, rows, turn, lambda: self._moved(read), bulk=read.bulk
             )
             self._reach.wrote(len(rows) * read.parts, self._clock() - began)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daemon import db
 from daemon import local as rows_to_local
 from daemon.db import Connection
 from daemon.errors import TransientError
 from daemon.instance import Instance
 from daemon.schema import Plan
-from daemon.sql import Row
+from daemon.sql import Row, Statement
 from tests import mirror
 from tests.in_process import a_pass, listen, one, passes_until
 from tests.mirror import Server
@@ -304,3 +306,183 @@ async def test_nobody_is_left_behind(
         first: Any = instance.hold.connection
         other = (set(writes.pages) - {first.thread_id}).pop()
         await gone(local, other)
+
+
+async def test_a_proxy_that_numbers_connections_by_itself(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that brings the second connection to another server: whether the lock is held cannot
+    be seen from there. That is no reason to fail."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    connect = db.connect
+
+    async def by_proxy(*args: Any) -> Connection:
+        connection = await connect(*args)
+        connection.thread_id += 1_000_000
+        return connection
+
+    monkeypatch.setattr(db, "connect", by_proxy)
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        assert (await a_pass(instance))["messages"] == ROWS
+    assert len(writes.pages) == 1
+    assert mirror.differences(central, local) == ""
+
+
+async def test_no_turn_waits_for_a_second_connection_that_is_long_in_coming(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server looks up the name of each client's host."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        connect = instance.maker._ahead._connect
+
+        async def slow() -> Connection:
+            await asyncio.sleep(8)
+            return await connect()
+
+        monkeypatch.setattr(instance.maker._ahead, "_connect", slow)
+        began = time.monotonic()
+        assert (await a_pass(instance))["messages"] == ROWS
+        assert time.monotonic() - began < 5
+        assert not instance.maker._ahead.possible
+    assert len(writes.pages) == 1
+
+
+async def test_a_stop_lets_the_second_one_end_its_page(
+    databases: Databases, write_config: WriteConfig, writes: Writes
+) -> None:
+    """Whoever is to leave is broken off where nothing is written (`Supervisor`)."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    stop = asyncio.Event()
+    seen: list[bool] = []
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+
+        async def slow(connection: Connection, rows: Sequence[Row]) -> None:
+            first = instance.hold.connection
+            assert first is not None
+            if connection is first or seen:
+                return
+            stop.set()
+            for _ in range(300):
+                if not first.in_transaction:
+                    break
+                await asyncio.sleep(0.01)
+            seen.append(instance.writing)
+
+        writes.before = slow
+        await instance.sync_pass(stop)
+        assert seen == [True]
+        assert not instance.writing
+
+
+async def test_central_is_asked_once_for_a_page_that_it_does_not_give(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs would keep a turn for twice as long."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        page, asked = instance.shared.central.page, 0
+
+        async def hangs(*args: Any, **bounds: Any) -> Any:
+            nonlocal asked
+            if bounds["after"] < 100:
+                return await page(*args, **bounds)
+            asked += 1
+            await asyncio.sleep(0.1)
+            raise TransientError("central", 1969, "too long")
+
+        monkeypatch.setattr(instance.shared.central, "page", hangs)
+        with pytest.raises(TransientError, match="too long"):
+            await a_pass(instance)
+        assert asked == 1
+        monkeypatch.undo()
+        await until_equal(instance, databases)
+
+
+async def test_a_turn_that_is_over_does_not_go_on_with_one(
+    databases: Databases, write_config: WriteConfig, writes: Writes
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, ROWS + 1))
+    stop = asyncio.Event()
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+
+        async def refuse(connection: Connection, rows: Sequence[Row]) -> None:
+            if min(ids(rows)) > 100:
+                stop.set()
+                raise TransientError("local nunes", 1213, "deadlock")
+
+        writes.before = refuse
+        result = await instance.sync_pass(stop)
+        assert result.more
+        assert 0 < result.rows["messages"] <= 100, "and nothing was tried again after the stop"
+
+
+async def test_what_fails_in_its_turn_is_tried_again_on_one(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 31))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        ahead = instance.maker._ahead
+
+        async def lost(connection: Connection, first: Connection, note: str) -> None:
+            if connection is not first and connection.in_transaction:
+                raise TransientError("local nunes", 2013, "lost")
+
+        async def until_the_second_is_there(_: Connection, rows: Sequence[Row]) -> None:
+            await asyncio.sleep(0.2 if min(ids(rows)) == 1 else 0)
+
+        writes.after = until_the_second_is_there
+        monkeypatch.setattr(ahead, "see_the_lock", lost)
+        with pytest.raises(TransientError):
+            await a_pass(instance)
+        assert not ahead.possible
+        await until_equal(instance, databases)
+
+
+async def test_refused_rows_with_others_in_between_are_no_broken_table(
+    databases: Databases, write_config: WriteConfig, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written ahead was taken, too."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 31))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        await a_pass(instance)
+        strikes = instance.motions["messages"].committer._writer.strikes
+        strikes.count = 99
+        mirror.insert_messages(central, range(31, ROWS + 1))
+        await a_pass(instance)
+        assert strikes.count == 0
+    assert len(writes.pages) > 1
+
+
+async def test_of_large_rows_no_more_are_read_than_there_is_room_for(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 41))
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        await a_pass(instance)
+
+        async def read(size: str, max_bytes: int, limit: int = 40) -> tuple[int, bool]:
+            connection = await instance.hold.another()
+            statement = Statement(
+                f"SELECT id, {size} FROM wpp_messages ORDER BY id LIMIT {limit}", (), "test"
+            )
+            rows, _ = await connection.fetch_bounded(statement, max_bytes, limit)
+            usable = connection.usable
+            await connection.close()
+            return len(rows), usable
+
+        assert await read("REPEAT('x', 300000)", 1_000_000) == (4, False)
+        assert await read("REPEAT('x', 3000000)", 1_000_000) == (1, False)
+        assert await read("REPEAT('x', 3000000)", 1_000_000, 1) == (1, True), "that was all"
+        assert await read("REPEAT('x', 30)", 1_000_000) == (40, True)
+        assert await read("REPEAT('x', 98)", 3_000) == (31, False)
+        growing = "REPEAT('x', IF(id < 3, 10, 300000))"
+        assert await read(growing, 1_000_000) <= (18, False)

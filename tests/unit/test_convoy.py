@@ -166,7 +166,7 @@ async def test_it_is_not_tried_again_for_a_while_where_it_failed() -> None:
     ahead = Ahead("a", "nunes", Writers(), connect, lambda: now)
     assert possible(ahead)
     with pytest.raises(NotAheadError):
-        await ahead.second().__aenter__()
+        await ahead.second(FIRST, "nunes messages").__aenter__()
     assert not possible(ahead)
     now = 31.0
     assert possible(ahead), "its place is free again, too"
