@@ -37,6 +37,10 @@ _PAUSE_SECONDS = 30.0
 _OPEN_SECONDS = 1.0
 """So long the second connection may take to be there: as long as a turn, which waits for it."""
 
+_SLOW_PAUSE_SECONDS = 3600.0
+"""So long it is not tried again where that was not enough. Servers count who hangs up on them
+before he is let in, and after 100 times in a row (max_connect_errors) let that host in no more."""
+
 
 P = TypeVar("P")
 
@@ -123,7 +127,9 @@ class Ahead:
                     async with asyncio.timeout(_OPEN_SECONDS):
                         connection = await self._connect()
                         await self.see_the_lock(connection, first, note)
-                except (DatabaseError, TimeoutError) as error:
+                except TimeoutError as error:
+                    raise self._cannot(_SLOW_PAUSE_SECONDS) from error
+                except DatabaseError as error:
                     raise self._cannot() from error
                 self._second = connection
                 yield connection
@@ -167,8 +173,8 @@ class Ahead:
         if not done or not turn.result():
             raise self._cannot()
 
-    def _cannot(self) -> NotAheadError:
-        self._not_before = self._clock() + _PAUSE_SECONDS
+    def _cannot(self, pause: float = _PAUSE_SECONDS) -> NotAheadError:
+        self._not_before = max(self._not_before, self._clock() + pause)
         return NotAheadError()
 
     async def see_the_lock(self, connection: Connection, first: Connection, note: str) -> None:

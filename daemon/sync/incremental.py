@@ -230,7 +230,9 @@ class Incremental:
         if not (read.bulk and read.page.full):
             return await self._copy_on_one(read, upto, stop, deadline)
         copied = 0
-        if self._ahead.possible:
+        # Not for a page that nothing follows in this turn.
+        follows = read.page.end < upto and not self._enough([read], stop, deadline)
+        if follows and self._ahead.possible:
             copied, left = await self._copy_on_two(read, upto, stop, deadline)
             # A turn that is over ends here, but for one that has brought nothing yet: the next one
             # might not, either.

@@ -486,3 +486,30 @@ async def test_of_large_rows_no_more_are_read_than_there_is_room_for(
         assert await read("REPEAT('x', 98)", 3_000) == (31, False)
         growing = "REPEAT('x', IF(id < 3, 10, 300000))"
         assert await read(growing, 1_000_000) <= (18, False)
+
+
+async def test_where_little_may_be_written_no_second_connection_is_opened(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    central, local = databases
+    async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
+        await a_pass(instance)
+        mirror.insert_messages(central, range(1, ROWS + 1))
+        ahead, opened = instance.maker._ahead, 0
+        connect = ahead._connect
+
+        async def another() -> Connection:
+            nonlocal opened
+            opened += 1
+            return await connect()
+
+        monkeypatch.setattr(ahead, "_connect", another)
+        instance.throttle.set(10)
+        await asyncio.sleep(1.1)  # until some may be written
+        turn = await instance.take_turn(asyncio.Event())
+        assert turn.more
+        assert 0 < turn.rows["messages"] < 20
+        assert opened == 0
+        instance.throttle.set(None)
+        await until_equal(instance, databases)
+        assert opened > 0

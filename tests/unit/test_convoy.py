@@ -172,6 +172,26 @@ async def test_it_is_not_tried_again_for_a_while_where_it_failed() -> None:
     assert possible(ahead), "its place is free again, too"
 
 
+async def test_a_server_is_seldom_hung_up_on_that_is_slow_to_let_in() -> None:
+    """After 100 such connections in a row it lets that host in no more."""
+    now = 0.0
+
+    async def connect() -> Any:
+        await asyncio.sleep(60)
+
+    ahead = Ahead("a", "nunes", Writers(), connect, lambda: now)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daemon.sync.ahead._OPEN_SECONDS", 0.001)
+        with pytest.raises(NotAheadError):
+            await ahead.second(FIRST, "nunes messages").__aenter__()
+    turn: Turn = asyncio.get_running_loop().create_future()
+    turn.set_result(False)
+    with pytest.raises(NotAheadError):
+        await ahead.wait(turn)  # what follows does not shorten it
+    now = 1800.0
+    assert not possible(ahead)
+
+
 async def test_whoever_waits_in_vain_for_his_turn_gives_way() -> None:
     """The page before may be waiting for a lock that this one holds."""
     ahead = Ahead("a", "nunes", Writers(), lambda: None, lambda: 0.0)  # type: ignore[arg-type, return-value]
