@@ -241,8 +241,10 @@ class DaemonProcess:
         return str(self.status(instance)["state"])
 
     def watermark(self, entity: str = "messages", instance: str = "nunes") -> int:
-        """`last_synced_id` as the daemon tells it."""
-        return int(self.entity(entity, instance)["last_synced_id"])
+        """`last_synced_id` as the daemon tells it; -1 while it does not know, as in the moment when
+        it takes an instance over."""
+        told = self.entity(entity, instance)["last_synced_id"]
+        return -1 if told is None else int(told)
 
     def entity(self, entity: str = "messages", instance: str = "nunes") -> dict[str, Any]:
         """One entity's part of the status."""
