@@ -131,9 +131,10 @@ def line(
 
 
 def spark(rates: Sequence[float]) -> str:
-    """A line over the last minutes, in a box of 60 by 16; empty where it would be flat at 0."""
+    """A line over the last minutes, in a box of 60 by 16; empty where it would be flat at 0, or a
+    single point."""
     most = max(rates, default=0.0)
-    if most <= 0 or len(rates) < 2:
+    if most <= 0 or len(rates) < 4:
         return ""
     # A point for every two pixels: the newest rates, by twos.
     newest = rates[len(rates) % 2 :]

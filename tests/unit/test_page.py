@@ -99,7 +99,8 @@ def test_a_name_is_never_html() -> None:
 
 
 def test_a_line_of_rates_is_flat_where_nothing_was_written() -> None:
-    assert page.spark([]) == page.spark([0.0] * 60) == page.spark([5.0]) == ""
+    assert page.spark([]) == page.spark([0.0] * 60) == ""
+    assert page.spark([5.0]) == page.spark([0.0, 5.0, 5.0]) == "", "one point is no line"
     points = page.spark([0.0, 0.0, 10.0, 10.0, 5.0, 5.0]).split()
     assert points == ["54,15", "56,1", "58,8"]
 
