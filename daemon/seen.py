@@ -32,7 +32,9 @@ class EntitySeen:
     lag_seconds: float | None = _seen(
         "How long ago the entity was last known to have all that central had; 0 when it has."
     )
-    lag_rows: int | None = _seen("Central rows not copied yet, as last counted.")
+    lag_rows: int | None = _seen(
+        "Central rows not copied yet, as last counted; none where nobody has counted."
+    )
     last_synced_id: int | None = _seen("The watermark.")
     settled_id: int | None = _seen("Up to here every row is copied, late ones too.")
     compared_timestamp_seconds: float | None = _seen("When both sides were last compared whole.")

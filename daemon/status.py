@@ -61,6 +61,7 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
     here = instance.running and instance.state != "standby"
     # What another daemon copies is not known here; what nobody has copied yet begins at 0.
     unknown = None if instance.state == "standby" else 0
+    lag = lag_seconds(instance, name)
     return {
         "entity": name,
         "last_synced_id": known.last_synced_id if known else unknown,
@@ -68,8 +69,8 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
         "settled_id": motion.settled if motion else known.settled if known else unknown,
         "position": at.position if at else known.position if known else unknown,
         "head": at.head if at and follows else None,
-        "lag_rows": at.lag_rows if at and follows else None,
-        "lag_seconds": (round(lag_seconds(instance, name), 3) if here or instance.opened else None),
+        "lag_rows": _lag_rows(at, lag) if at and follows else None,
+        "lag_seconds": round(lag, 3) if here or instance.opened else None,
         "rewound": isinstance(error, RewoundError) or (known is not None and known.rewound),
         "resync": known.resync if known else False,
         "resync_progress": _rounded(motion.resync_progress if motion else None),
@@ -115,6 +116,11 @@ def lag_seconds(instance: Instance, entity: str) -> float:
     return 0.0 if follows and caught_up and recent else age
 
 
+def _lag_rows(at: Motion | Resting, seconds: float) -> int | None:
+    """Behind and not counted, or not looked at for long: nobody knows, and that is not 0."""
+    return at.lag_rows or (0 if seconds == 0 else None)
+
+
 def compared_at(instance: Instance, entity: str) -> float | None:
     """When both sides of an entity were last compared whole, in seconds since 1970."""
     motion = instance.motions.at(entity)
@@ -151,8 +157,9 @@ def _seen(instance: Instance, entity: str) -> EntitySeen:
     motion, error = instance.motions.get(entity), instance.motions.entity_errors.get(entity)
     paused = instance.orders.pause is not None or entity in instance.orders.pauses
     follows = instance.entities[entity].motion == "incremental"
+    lag = lag_seconds(instance, entity)
     common = EntitySeen(
-        lag_seconds=lag_seconds(instance, entity),
+        lag_seconds=lag,
         quarantined_rows=instance.motions.quarantined.get(entity),
         rewound=int(isinstance(error, RewoundError)) if follows else None,
         entity_failed=int(entity in instance.motions.errors),
@@ -161,7 +168,7 @@ def _seen(instance: Instance, entity: str) -> EntitySeen:
     if (resting := instance.motions.resting.get(entity)) is not None:
         return replace(
             common,
-            lag_rows=0 if follows else None,
+            lag_rows=_lag_rows(resting, lag) if follows else None,
             last_synced_id=resting.state.last_synced_id if follows else None,
             settled_id=resting.settled if follows else None,
             compared_timestamp_seconds=compared_at(instance, entity),
@@ -174,8 +181,7 @@ def _seen(instance: Instance, entity: str) -> EntitySeen:
     resynced = motion.resync_progress
     return replace(
         common,
-        # Behind and not counted: nobody knows, and that is not 0.
-        lag_rows=(motion.lag_rows or (0 if motion.caught_up else None)) if follows else None,
+        lag_rows=_lag_rows(motion, lag) if follows else None,
         last_synced_id=motion.state.last_synced_id if follows else None,
         settled_id=motion.settled if follows else None,
         compared_timestamp_seconds=compared_at(instance, entity),

@@ -88,11 +88,23 @@ def overflows(page: Page) -> list[str]:
 
 
 def overlaps(page: Page, selector: str) -> list[str]:
-    """Pairs of these elements that lie one over the other."""
+    """Pairs of these elements that lie one over the other, or whose contents do: a cell keeps its
+    place also where its text runs over into the next one."""
     found: list[str] = page.evaluate(
         """selector => {
+            const area = e => {
+                const range = document.createRange();
+                range.selectNodeContents(e);
+                const [own, inner] = [e.getBoundingClientRect(), range.getBoundingClientRect()];
+                if (inner.width === 0) return own;
+                return {
+                    left: Math.min(own.left, inner.left), right: Math.max(own.right, inner.right),
+                    top: Math.min(own.top, inner.top), bottom: Math.max(own.bottom, inner.bottom),
+                    width: own.width, height: own.height,
+                };
+            };
             const boxes = [...document.querySelectorAll(selector)].slice(0, 400)
-                .map(e => [e.textContent.trim().slice(0, 30), e.getBoundingClientRect()])
+                .map(e => [e.textContent.trim().slice(0, 30), area(e)])
                 .filter(([, box]) => box.width > 0 && box.height > 0);
             const found = [];
             for (let i = 0; i < boxes.length; i++)

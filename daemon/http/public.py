@@ -26,7 +26,11 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 
-_STATIC = {"/style.css": "text/css", "/refresh.js": "text/javascript"}
+_STATIC = {
+    "/style.css": "text/css",
+    "/refresh.js": "text/javascript",
+    "/icon.svg": "image/svg+xml",
+}
 
 # With these a server has answered, or will not be asked.
 _CONNECTED = frozenset({"migrating", "syncing", "idle", "paused", "standby"})

@@ -52,7 +52,9 @@ class Line:
     lag_seconds: float | None
     """The worst of the entities that follow a growing table."""
 
-    lag_rows: int
+    lag_rows: int | None
+    """None where nobody knows."""
+
     rows_per_second: float
     spark: str
     """The points of a line, as SVG wants them; empty where nothing was written lately."""
@@ -94,6 +96,8 @@ def line(
     # Of what is compared whole the age is no lag that anybody waits for.
     follows = [e for e in entities if e.rewound is not None]
     lags = [e.lag_seconds for e in follows if e.lag_seconds is not None]
+    counted = [e.lag_rows for e in follows if e.lag_rows is not None]
+    known = len(counted) == len(follows) > 0
     quarantined = sum(e.quarantined_rows or 0 for e in entities)
     lag = max(lags, default=None)
     found = {
@@ -115,7 +119,7 @@ def line(
         state=seen.state,
         trouble=next((word for word, true in found.items() if true), ""),
         lag_seconds=lag,
-        lag_rows=sum(e.lag_rows or 0 for e in entities),
+        lag_rows=sum(counted) or (0 if known else None),
         rows_per_second=rates[-1] if rates else 0.0,
         spark=spark(rates),
         last_success=seen.last_success_timestamp_seconds,
@@ -127,9 +131,10 @@ def line(
 
 
 def spark(rates: Sequence[float]) -> str:
-    """A line over the last minutes, in a box of 60 by 16; empty where it would be flat at 0."""
+    """A line over the last minutes, in a box of 60 by 16; empty where it would be flat at 0, or a
+    single point."""
     most = max(rates, default=0.0)
-    if most <= 0 or len(rates) < 2:
+    if most <= 0 or len(rates) < 4:
         return ""
     # A point for every two pixels: the newest rates, by twos.
     newest = rates[len(rates) % 2 :]
@@ -186,7 +191,7 @@ def missing(message: str, *, version: str, now: datetime) -> str:
 
 @cache
 def static(name: str) -> str:
-    """`style.css` or `refresh.js`. Raises FileNotFoundError."""
+    """`style.css`, `refresh.js` or `icon.svg`. Raises FileNotFoundError."""
     return resources.files(__name__).joinpath("static", name).read_text()
 
 

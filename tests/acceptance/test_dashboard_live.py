@@ -22,7 +22,7 @@ from tests.mirror import Server
 from tests.prometheus import JOB, Prometheus, needs_prometheus, promtool
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases
+    from tests.conftest import Databases, Servers
 
 WriteConfig = Callable[..., Path]
 
@@ -36,6 +36,15 @@ for _panel in DASHBOARD["panels"]:
         _row = _panel["title"].partition(":")[0]
     else:
         PANELS[_row, _panel["title"]] = _panel
+
+RULES = [ROOT / "deploy/prometheus" / name for name in ("rules.yml", "alerts.yml")]
+RECORDED = [
+    rule["record"]
+    for path in RULES
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+    if "record" in rule
+]
 
 CHOSEN = {"$job": JOB, "$wpp_instance": ".+", "$entity": ".+", "$__rate_interval": "2m"}
 
@@ -118,14 +127,20 @@ def idle(daemon: DaemonProcess) -> None:
 
 
 def test_every_panel_has_an_answer_and_it_is_right(
-    databases: Databases, write_config: WriteConfig, tmp_path: Path
+    databases: Databases, servers: Servers, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     central, local = databases
+    torn = servers.new_local()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "2026-12-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
+    mirror.run(torn, "CREATE TABLE wpp_mine (a INT); INSERT INTO wpp_mine VALUES (1)")
     mirror.seed(central, seed_varied(["nunes"], messages=200))
     config = write_config(
         central,
-        {"nunes": local, "zebra": {**local, "database": "nowhere", "port": 1}},
+        {"nunes": local, "torn": torn, "zebra": {**local, "database": "nowhere", "port": 1}},
         entities={},
+        migrations={"directory": str(own)},
         defaults={"poll_interval": "100ms"},
         sync={"settle": "1s", "whole_interval": "1s", "hot_interval": "1s"},
     )
@@ -135,7 +150,7 @@ def test_every_panel_has_an_answer_and_it_is_right(
         other = stack.enter_context(DaemonProcess(second(config)))
         other.wait_until(lambda: other.state() == "standby")
         prometheus = stack.enter_context(
-            Prometheus(tmp_path / "prometheus", [address(first), address(other)])
+            Prometheus(tmp_path / "prometheus", [address(first), address(other)], RULES)
         )
         board = Board(prometheus)
         prometheus.wait_for(f"count(wpp_sync_build_info{{job='{JOB}'}}) == 2", 20)
@@ -148,13 +163,17 @@ def test_every_panel_has_an_answer_and_it_is_right(
                 prometheus.wait_for(query, 20)
 
         assert list(board.troubles()) == []
+        for name in RECORDED:
+            prometheus.wait_for(name, 20)
 
         assert board.series("Chosen instances", "Late rows") == {("messages", "nunes"): 1}
         assert board.series("Errors and processes", "Resets") == {("control",): 1}
         differed = board.series("Chosen instances", "Rows that differed")
         assert differed["contacts", "differing", "nunes"] == pytest.approx(3, rel=0.2)
         states = board.series("Overview", "Instances by state")
-        assert states == {("idle",): 1, ("backoff",): 1}, "each once, for both daemons"
+        assert states == {("idle",): 1, ("backoff",): 1, ("failed",): 1}, (
+            "each once, for both daemons"
+        )
         lags = board.series("Overview", "Instances farthest behind")
         assert lags["nunes",] == 0, "contacts, compared whole, do not count"
         assert lags["zebra",] > 0
@@ -167,7 +186,7 @@ def test_every_panel_has_an_answer_and_it_is_right(
 
 
 def make_trouble(daemon: DaemonProcess, central: Server, local: Server, stack: ExitStack) -> None:
-    """A row that is refused, one that is late, rows that differ, a reset."""
+    """A row that is refused, a late one, rows that differ, a reset, rows that have to wait."""
     mirror.run(local, "ALTER TABLE wpp_messages ADD CONSTRAINT taste CHECK (body <> 'poison')")
     mirror.insert_message(central, 90_000, body="'poison'")
     slow = stack.enter_context(mirror.Session(central))
@@ -186,6 +205,16 @@ def make_trouble(daemon: DaemonProcess, central: Server, local: Server, stack: E
     daemon.wait_until(lambda: mirror.differences(central, local, entities=["contacts"]) == "")
     assert daemon.request("POST", "/v1/instances/nunes/reset", {"entity": "chats"}).status == 200
     idle(daemon)
+    throttle(daemon, 50)
+    mirror.insert_messages(central, range(91_000, 91_200))
+    daemon.wait_until(lambda: daemon.watermark() == 91_199)
+    throttle(daemon, None)
+    idle(daemon)
+
+
+def throttle(daemon: DaemonProcess, rows_per_second: int | None) -> None:
+    asked = {"rows_per_second": rows_per_second}
+    assert daemon.request("POST", "/v1/instances/nunes/throttle", asked).status == 200
 
 
 # --- what several daemons say of one instance -----------------------------------------------------

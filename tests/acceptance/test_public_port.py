@@ -166,7 +166,11 @@ def test_the_page_shows_each_instance_with_trouble_first_and_finds_one(
         missing = ask(daemon, "/instances/nobody")
         assert missing.status == 404
         assert "text/html" in missing.headers["Content-Type"]
-        for path, kind in (("/style.css", "text/css"), ("/refresh.js", "text/javascript")):
+        for path, kind in (
+            ("/style.css", "text/css"),
+            ("/refresh.js", "text/javascript"),
+            ("/icon.svg", "image/svg+xml"),
+        ):
             static = ask(daemon, path)
             assert static.status == 200
             assert static.headers["Content-Type"].startswith(kind)

@@ -69,7 +69,7 @@ def all_pages(daemon: DaemonProcess) -> str:
     asked = quote(ODD, safe="")
     for target in (
         "/", "/metrics", "/healthz", "/readyz", "/v1/status", "/style.css", "/refresh.js",
-        "/instances/nunes", "/instances/wrong", "/instances/database-is-it",
+        "/icon.svg", "/instances/nunes", "/instances/wrong", "/instances/database-is-it",
     ):  # fmt: skip
         for query in ("", f"?password={asked}&token={STRANGE}"):
             connection = http.client.HTTPConnection(host, int(port), timeout=10)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from tests.conftest import Databases, Servers
 
 WriteConfig = Callable[..., Path]
+STATIC = {
+    "style.css": "text/css",
+    "refresh.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 LONG = "Ação & <b>Irmãos</b> – uma empresa com um nome realmente muito comprido ltda"
 
 
@@ -78,6 +83,7 @@ def test_an_operator_clicks_from_the_trouble_to_its_cause_and_back(
         shown.get_by_role("link", name="nunes").click()
         expect(shown.locator("table.entities tbody tr")).to_have_count(5)
         expect(shown.locator("table.migrations")).to_contain_text("add-bot-id-column")
+    assert chromium.complaints == [], "nothing was asked for that is not there"
 
 
 def test_the_page_follows_what_happens_without_being_loaded_again(
@@ -143,9 +149,8 @@ def test_many_instances_fit_with_the_trouble_on_top(
 
     def answer(route: Route) -> None:
         name = route.request.url.rpartition("/")[2]
-        if name in {"style.css", "refresh.js"}:
-            kind = "text/css" if name == "style.css" else "text/javascript"
-            route.fulfill(body=page.static(name), content_type=kind)
+        if name in STATIC:
+            route.fulfill(body=page.static(name), content_type=STATIC[name])
         else:
             route.fulfill(body=html, content_type="text/html; charset=utf-8")
 

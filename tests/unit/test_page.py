@@ -52,6 +52,21 @@ def test_what_is_trouble(found: page.Line, trouble: str) -> None:
     assert found.trouble == trouble
 
 
+@pytest.mark.parametrize(
+    ("found", "rows"),
+    [
+        (line(), 0),
+        (line(messages=replace(FOLLOWS, lag_rows=12_345)), 12_345),
+        (line(messages=replace(FOLLOWS, lag_rows=None)), None),
+        (line(state="standby"), None),
+    ],
+)
+def test_rows_that_nobody_has_counted_are_not_none(found: page.Line, rows: int | None) -> None:
+    assert found.lag_rows == rows
+    told = "–" if rows is None else f"{rows:,}"
+    assert f'data-label="Rows behind">{told}<' in shown(found)
+
+
 def test_only_what_is_copied_here_is_called_well() -> None:
     assert headline(line("a"), line("b", "syncing")) == "All 2 instances are well"
     assert headline(line()) == "The one instance is well"
@@ -84,7 +99,8 @@ def test_a_name_is_never_html() -> None:
 
 
 def test_a_line_of_rates_is_flat_where_nothing_was_written() -> None:
-    assert page.spark([]) == page.spark([0.0] * 60) == page.spark([5.0]) == ""
+    assert page.spark([]) == page.spark([0.0] * 60) == ""
+    assert page.spark([5.0]) == page.spark([0.0, 5.0, 5.0]) == "", "one point is no line"
     points = page.spark([0.0, 0.0, 10.0, 10.0, 5.0, 5.0]).split()
     assert points == ["54,15", "56,1", "58,8"]
 
