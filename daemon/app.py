@@ -175,6 +175,12 @@ async def run(config: Config) -> None:
         await _Process(built).run()
 
 
+async def _in_a_group(work: Callable[[asyncio.TaskGroup], Awaitable[None]]) -> None:
+    """Have it begin tasks that end with it."""
+    async with asyncio.TaskGroup() as group:
+        await work(group)
+
+
 def stop_on_signals() -> asyncio.Event:
     """For what runs once: the first INT or TERM sets the event, so that what is under way can be
     finished; the next one ends the process."""
@@ -354,7 +360,8 @@ class _Process:
         """From here on look for all instances whether central has anything new; as it is now."""
         if self._watching is not None:
             self._watching.cancel()
-        self._watching = self._group.create_task(self._built.watch.run(), name="watch")
+        watching = _in_a_group(self._built.watch.run)
+        self._watching = self._group.create_task(watching, name="watch")
 
     def _leave(self, number: signal.Signals) -> None:
         """The first TERM or INT lets the running batches finish, a second one does not."""

@@ -121,9 +121,7 @@ class Loop:
         """The seconds to wait after a pass that went well."""
         instance = self._instance
         held = instance.throttle.hold()
-        if result.more:
-            return held
-        if held > 0:
+        if result.more or held > 0:
             return held
         self._listens = True
         rests = await instance.rest()

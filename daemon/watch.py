@@ -288,15 +288,14 @@ class Watch:
         self._places = asyncio.Semaphore(max(2, central.connections // 2))
         self._log = structlog.get_logger()
 
-    async def run(self) -> None:
-        """Until it is cancelled: look at each table and each group of sums, in a task of its own
+    async def run(self, group: asyncio.TaskGroup) -> None:
+        """Until it is cancelled: look at each table and each group of sums, in a task of the group
         that ends when nobody follows it any more."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._herd.run(), name="wake")
-            while True:
-                begun = await self._begun.get()
-                follow = self._follow(begun) if isinstance(begun, _Table) else self._ask(begun)
-                group.create_task(follow, name=f"watch {begun.sums.table}")
+        group.create_task(self._herd.run(), name="wake")
+        while True:
+            begun = await self._begun.get()
+            follow = self._follow(begun) if isinstance(begun, _Table) else self._ask(begun)
+            group.create_task(follow, name=f"watch {begun.sums.table}")
 
     def join(self, sums: Sums, instance: str, news: asyncio.Event, interval: float) -> Member:
         """From now on `news` is set when the table has something for the instance; looked for

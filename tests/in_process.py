@@ -13,6 +13,7 @@ from daemon.app import Parts
 from daemon.instance import Instance
 from daemon.sync.commit import Committed
 from daemon.sync.motion import Motion
+from daemon.watch import Watch
 
 
 @asynccontextmanager
@@ -22,6 +23,23 @@ async def parts(path: Path) -> AsyncIterator[Parts]:
         # A head counts as new for 0.1 s; a test's rows are often younger than that.
         built.central.HEAD_AGE = 0.0
         yield built
+
+
+@asynccontextmanager
+async def watching(watch: Watch) -> AsyncIterator[asyncio.Task[None]]:
+    """The watch looks meanwhile, as the process has it do."""
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            await watch.run(group)
+
+    task = asyncio.ensure_future(run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled(), task
 
 
 @asynccontextmanager

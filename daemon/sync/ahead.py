@@ -201,8 +201,8 @@ class Convoy(Generic[P]):
         self.broken = False
         """A page could not be read or written."""
 
-        self._first = first
-        self._last: P | None = None
+        self._first: P | None = first
+        self._last = first
         self._following = following
         self._write = write
         self._unwritten: list[P] = []
@@ -241,8 +241,9 @@ class Convoy(Generic[P]):
         async with self._reading:
             if self.broken:
                 return None
-            page: P | None = self._first
-            if self._last is not None:
+            # A page is kept no longer than it is needed: it may have megabytes.
+            page, self._first = self._first, None
+            if page is None:
                 try:
                     page = await self._following(self._last, self._unwritten)
                 except BaseException:

@@ -1,7 +1,8 @@
 """Two daemons with one configuration: never both write, and a frozen one cannot write an old batch.
 
 What is written is judged in the database itself: a trigger notes for each write of a state row
-whether the connection that writes holds the instance's lock at that moment.
+whether the connection that writes holds the instance's lock at that moment, and how many rows stand
+there up to the watermark.
 """
 
 from __future__ import annotations
@@ -59,9 +60,12 @@ def _note_who_writes(local: ServerConfig) -> None:
     name = lock_name(str(local["database"]))
     mirror.run(
         local,
-        "CREATE TABLE writes (entity VARCHAR(50), watermark BIGINT, writer BIGINT, holder BIGINT);"
+        "CREATE TABLE writes (number INT AUTO_INCREMENT PRIMARY KEY, entity VARCHAR(50),"
+        " watermark BIGINT, below BIGINT, writer BIGINT, holder BIGINT);"
         "CREATE TRIGGER noted AFTER UPDATE ON wpp_sync_state FOR EACH ROW INSERT INTO writes"
-        f" VALUES (NEW.entity, NEW.last_synced_id, CONNECTION_ID(), IS_USED_LOCK('{name}'))",
+        " (entity, watermark, below, writer, holder) VALUES (NEW.entity, NEW.last_synced_id,"
+        " (SELECT COUNT(*) FROM wpp_messages WHERE id <= NEW.last_synced_id), CONNECTION_ID(),"
+        f" IS_USED_LOCK('{name}'))",
     )
 
 
@@ -106,7 +110,7 @@ def test_frozen_in_the_middle_of_a_batch_and_woken_after_another_one_took_over(
         time.sleep(0.5)
         assert mirror.differences(central, local) == "", "its old batch got in"
         assert second.state() in {"idle", "syncing"}
-        writers = mirror.rows(local, "SELECT * FROM writes")
+        writers = mirror.rows(local, "SELECT entity, watermark, writer, holder FROM writes")
         new = {int(writer) for _, watermark, writer, _ in writers if int(watermark) > 49}
         assert len(new) == 1, writers
         assert frozen not in new
@@ -124,8 +128,8 @@ def _not_by_the_holder(local: ServerConfig) -> list[list[str]]:
 def test_two_daemons_under_kills_never_write_at_the_same_time(
     databases: Databases, write_config: WriteConfig, pytestconfig: pytest.Config, writers: int
 ) -> None:
-    """A second writer is not the one with the lock: it asks who has it, behind the lock on the
-    state row, and all that can be judged here is what stands there in the end."""
+    """A second writer is not the one with the lock. Whoever wrote, no watermark may go back, and
+    none may stand above a row that is not there: an old batch would do both."""
     central, local = databases
     config = write_config(central, {"nunes": local}, **(QUICK if writers == 1 else ON_TWO))
     assert run_cli("sync", "nunes", "-c", config).returncode == 0
@@ -158,6 +162,12 @@ def test_two_daemons_under_kills_never_write_at_the_same_time(
         one.wait_until(lambda: {one.state(), two.state()} == {"standby", "idle"}, 15)
         assert mirror.differences(central, local) == ""
     assert writers == 2 or _not_by_the_holder(local) == []
+    messages = "FROM writes WHERE entity = 'messages'"
+    marks = [
+        int(mark) for (mark,) in mirror.rows(local, f"SELECT watermark {messages} ORDER BY number")
+    ]
+    assert marks == sorted(marks)
+    assert mirror.rows(local, f"SELECT * {messages} AND below <> watermark") == []
     wrote = mirror.number(local, "SELECT COUNT(DISTINCT writer) FROM writes")
     print(f"killed {killed}, frozen {frozen}, {wrote} connections wrote")  # noqa: T201
     assert wrote > 3, "they took turns"

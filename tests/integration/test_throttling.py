@@ -24,7 +24,7 @@ from daemon.errors import WppSyncError
 from daemon.loop import Loop
 from daemon.status import compared_at
 from daemon.sync.commit import Committed
-from daemon.throttle import Bearable, Reason
+from daemon.throttle import Bearable, Guard, Reason
 from tests import mirror
 from tests.daemon_process import run_cli
 from tests.in_process import parts
@@ -282,14 +282,17 @@ async def test_a_busy_central_slows_a_first_sync_down_and_it_recovers(
             told = await operations.get_sync_status(built.instances["nunes"])
             rates = _per_second(commits, "nunes", began, time.monotonic())
             live = await operations.get_sync_status(built.instances["ondas"])
+            share = built.central.guard.share
         assert told["throttled"]["reason"] == "central_load", rates
         assert "threads are at work" in told["throttled"]["message"]
         assert live["throttled"] is None
-        assert 0 < sum(rates[-2:]) < max(rates), rates
+        # A hundredth of central's time, however many rows that are on this machine.
+        assert share <= Guard.LEAST / Guard.LEAST_BEFORE, rates
+        assert min(rates[-2:]) > 0, rates
         calm = time.monotonic()
         await _until(lambda: commits.rows("nunes") == 150_000, 60)
         recovered = _per_second(commits, "nunes", calm, time.monotonic() + 1)
-        assert max(recovered) > 3 * max(rates[-2:]), (rates, recovered)
+        assert max(recovered) > 5 * max(rates[-2:]), (rates, recovered)
         assert _prompt(there, commits, "ondas")
         assert _throttled(built, "nunes", "central_load") > 3
         assert not [why for why in get_args(Reason) if _throttled(built, "ondas", why)]
@@ -437,9 +440,10 @@ async def test_a_first_sync_slows_down_while_the_replica_stands_still(
         }
         await asyncio.sleep(5)
         slow = commits.rows()
-        # It never stops, but a page that took central long may be paid for with ten seconds.
-        await _until(lambda: commits.rows() > slow, 15)
+        await asyncio.sleep(2)
         assert commits.rows() - slow < 5_000
+        # It never stops: a page that took central long is paid for with so long at the most.
+        await _until(lambda: commits.rows() > slow, Guard.LONGEST_SECONDS)
         replica.execute("START SLAVE SQL_THREAD")
         await _until(lambda: commits.rows() == 100_000, 40)
         assert _throttled(built, "nunes", "replica_lag") > 3

@@ -15,7 +15,7 @@ from daemon.sql import Sums
 from daemon.throttle import Bearable
 from daemon.watch import Member, Watch
 from tests import mirror
-from tests.in_process import a_pass, parts
+from tests.in_process import a_pass, parts, watching
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -245,26 +245,26 @@ async def test_a_locked_table_delays_no_other_and_leaves_connections(
         motions = built.instances["nunes"].motions
         locked, free = (motions[name].plan.central_sums for name in ("messages", "chats"))
         watch, news = Watch(built.central, time.monotonic), asyncio.Event()
-        running = asyncio.ensure_future(watch.run())
-        with mirror.Session(central) as other:
-            other.execute("LOCK TABLES messages WRITE")
-            watch.expect(locked, "nunes", None, (0, 0), asyncio.Event(), 0.1)
-            watch.expect(free, "nunes", None, (1, 1), news, 0.1)
-            await asyncio.wait_for(news.wait(), 5)
-            asking = [
-                asyncio.ensure_future(built.central.sums_of_keys(locked, [number]))
-                for number in range(20)
-            ]
-            await asyncio.sleep(0.5)
-            waiting = mirror.number(
-                central,
-                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE '%metadata%'"
-                f" AND DB = '{central['database']}'",
-            )
-            assert waiting == 3, "of eight"
-        for each in (running, *asking):
-            each.cancel()
-        await asyncio.wait([running, *asking])
+        async with watching(watch):
+            with mirror.Session(central) as other:
+                other.execute("LOCK TABLES messages WRITE")
+                watch.expect(locked, "nunes", None, (0, 0), asyncio.Event(), 0.1)
+                watch.expect(free, "nunes", None, (1, 1), news, 0.1)
+                await asyncio.wait_for(news.wait(), 5)
+                asking = [
+                    asyncio.ensure_future(built.central.sums_of_keys(locked, [number]))
+                    for number in range(20)
+                ]
+                await asyncio.sleep(0.5)
+                waiting = mirror.number(
+                    central,
+                    "SELECT COUNT(*) FROM information_schema.PROCESSLIST"
+                    f" WHERE STATE LIKE '%metadata%' AND DB = '{central['database']}'",
+                )
+                assert waiting == 3, "of eight"
+            for each in asking:
+                each.cancel()
+            await asyncio.wait(asking)
 
 
 async def test_a_walk_for_those_who_rest_is_slower_while_central_is_busy(

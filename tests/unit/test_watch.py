@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from time import monotonic
 from types import SimpleNamespace
 from typing import cast
@@ -18,6 +17,7 @@ from daemon.errors import TransientError
 from daemon.ledger import Reading
 from daemon.sql import Key, Sums
 from daemon.watch import Watch
+from tests.in_process import watching
 
 
 def sums(table: str) -> Sums:
@@ -79,17 +79,6 @@ class Played:
         return await self.totals(of)
 
 
-@asynccontextmanager
-async def running(watch: Watch) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(watch.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled(), task
-
-
 def watch_over(central: Played, clock: Clock = monotonic) -> Watch:
     return Watch(cast(Central, central), clock)
 
@@ -108,7 +97,7 @@ async def test_a_locked_table_keeps_nobody_waiting_but_its_own() -> None:
     central.locked = {"messages"}
     watch.join(sums("messages"), "nunes", others, 0.01)
     watch.join(sums("chats"), "nunes", news, 0.01)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: "chats" in central.asked)
         central.highest = 11
         assert await soon(news.is_set)
@@ -122,7 +111,7 @@ async def test_a_broken_table_is_its_own_trouble() -> None:
     central.broken = {"messages"}
     watch.join(sums("messages"), "nunes", asyncio.Event(), 0.01)
     member = watch.join(sums("chats"), "nunes", news, 0.01)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: member.take() is not None)
         before = central.asked.count("chats")
         await asyncio.sleep(0.2)
@@ -136,7 +125,7 @@ async def test_a_locked_table_delays_no_other_sums(keys: list[Key] | None) -> No
     central.locked = {"contacts"}
     watch.expect(sums("contacts"), "nunes", keys, (10, 1), asyncio.Event(), 0.01)
     watch.expect(sums("schedules"), "nunes", keys, (9, 1), news, 0.01)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(news.is_set)
         assert central.waiting == 1
 
@@ -147,7 +136,7 @@ async def test_however_many_tables_are_locked_some_connections_are_left() -> Non
     central.locked = {str(number) for number in range(20)}
     for table in central.locked:
         watch.join(sums(table), "nunes", asyncio.Event(), 0.01)
-    async with running(watch):
+    async with watching(watch):
         await asyncio.sleep(0.2)
         assert central.waiting == 4
 
@@ -177,7 +166,7 @@ async def test_while_central_is_busy_sums_are_asked_for_less_often_but_asked_for
 async def test_what_nobody_follows_is_not_looked_at() -> None:
     central = Played()
     watch = watch_over(central)
-    async with running(watch):
+    async with watching(watch):
         member = watch.join(sums("messages"), "nunes", asyncio.Event(), 0.01)
         standing = watch.expect(sums("chats"), "nunes", None, (10, 1), asyncio.Event(), 0.01)
         assert await soon(lambda: {"messages", "chats"} <= set(central.asked))
@@ -220,7 +209,7 @@ async def test_trouble_wakes_one_after_the_other_and_nobody_when_it_is_over() ->
     watch.ERROR_SECONDS = 0.01
     quickly(watch)
     resters = Resters(watch, 200)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: "messages" in central.asked)
         central.broken = {"messages"}
         assert await soon(resters.awake.is_set), "who is awake is told at once"
@@ -241,7 +230,7 @@ async def test_however_many_rest_they_are_woken_in_bounded_time() -> None:
     quickly(watch, 20.0)
     watch._herd.LONGEST_SECONDS = 0.5
     resters = Resters(watch, 200)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: "messages" in central.asked)
         central.broken = {"messages"}
         assert await soon(resters.awake.is_set)
@@ -257,7 +246,7 @@ async def test_what_nobody_knows_any_more_wakes_all_though_the_looks_go_on(why: 
     watch.ERROR_SECONDS = 0.01
     quickly(watch)
     resters = Resters(watch, 100)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: "messages" in central.asked)
         if why == "rewound":
             central.following, central.highest = 5, 4
@@ -274,7 +263,7 @@ async def test_new_rows_wake_at_once() -> None:
     watch = watch_over(central)
     quickly(watch, 0.1)
     news = [asyncio.Event() for _ in range(20)]
-    async with running(watch):
+    async with watching(watch):
         for each in news:
             watch.join(sums("messages"), "nunes", each, 0.01).rests = True
         assert await soon(lambda: "messages" in central.asked)
@@ -291,7 +280,7 @@ async def test_who_differ_together_are_woken_one_after_the_other_and_one_at_once
         watch.expect(sums("contacts"), str(number), None, (10, 1), news, 0.5)
     one = asyncio.Event()
     watch.expect(sums("chats"), "nunes", None, (10, 1), one, 0.01)
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: central.asked.count("contacts") > 0)
         await asyncio.sleep(0.2)
         assert 5 < sum(news.is_set() for news in events) < 60
@@ -309,7 +298,7 @@ async def test_who_has_left_is_not_woken() -> None:
     standings = [
         watch.expect(sums("contacts"), "nunes", None, (9, 1), news, 10.0) for news in events
     ]
-    async with running(watch):
+    async with watching(watch):
         assert await soon(lambda: any(news.is_set() for news in events))
         for standing in standings:
             standing.leave()
