@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any, Literal
 
 import asyncmy
-from asyncmy.cursors import Cursor, SSCursor
+from asyncmy.cursors import SSCursor
 
 from daemon import driver, sql
 from daemon.config import Server
@@ -38,9 +38,7 @@ _ROWS_AT_ONCE = 16
 """Small rows taken from a long result before their size is looked at: a third less CPU than
 singly."""
 
-# What a server notes on a statement (a table that is deprecated, what EXPLAIN has rewritten) the
-# driver logs as it came. It says nothing of the rows: what a value would lose is an error, or found
-# by comparing (`values`).
+# What a server notes on a statement the driver logs as it came, if it asks (`QuietCursor`).
 logging.getLogger("asyncmy").setLevel(logging.ERROR)
 
 _open: Counter[Role] = Counter()
@@ -254,7 +252,7 @@ class Connection:
         seconds."""
         text = sql.render(statement if most is None else self._bounded(statement, most))
         async with self._guarded("default"):
-            cursor = self._raw.cursor(Cursor)
+            cursor = self._raw.cursor(driver.QuietCursor)
             await cursor.execute(text)
             rows: list[Row] = list(await cursor.fetchall())
             await cursor.close()
@@ -263,7 +261,7 @@ class Connection:
     async def fetch_named(self, statement: Statement) -> list[dict[str, bytes | None]]:
         """As `fetch`, with the columns' names, of a result whose columns differ between servers."""
         async with self._guarded("default"):
-            cursor = self._raw.cursor(Cursor)
+            cursor = self._raw.cursor(driver.QuietCursor)
             await cursor.execute(sql.render(statement))
             names = [column[0] for column in cursor.description or ()]
             rows = list(await cursor.fetchall())

@@ -70,8 +70,7 @@ MUTANTS = (
     Mutant(
         "a stretch is vouched for by a scan after it has settled",
         "daemon/watch.py",
-        "            await self._scan(table, ledger, stretch)\n"
-        "            ledger.vouch(stretch)\n",
+        "            await self._scan(table, ledger, stretch)\n            ledger.vouch(stretch)\n",
         "            ledger.vouch(stretch)\n",
         "tests/acceptance/test_rest.py tests/integration/test_watch.py",
     ),
