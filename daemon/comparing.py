@@ -75,7 +75,7 @@ async def look(
             try:
                 plan = await instance.maker.plan(connection, instance.entities[entity])
                 bounds = await _comparable(instance, plan, known, copied=copied_by is not None)
-                committer = await instance.maker.committer(connection, plan, known, ())
+                committer = await instance.maker.committer(connection, plan, known)
                 await _whole_round(instance, asked, committer, bounds, stop)
             except WppSyncError as error:
                 if not is_entitys_own(error):

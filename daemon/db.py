@@ -168,7 +168,9 @@ class Connection:
     """One connection with its session set up. Statements of two tasks come one after the other;
     a transaction is for one task."""
 
-    def __init__(self, raw: Any, server: Server, name: str, role: Role) -> None:
+    def __init__(
+        self, raw: Any, server: Server, name: str, role: Role, longest_silence: int
+    ) -> None:
         self._raw = raw
         self._timeout = server.statement_timeout
         self._server = server
@@ -186,7 +188,7 @@ class Connection:
         """Whether `execute_bulk` can be tried."""
 
         self._prepared = driver.Prepared(raw)
-        self.longest_silence = 28_800
+        self.longest_silence = longest_silence
         """Seconds after which the server closes a local connection that says nothing."""
 
         self.in_transaction = False
@@ -381,10 +383,13 @@ class Connection:
             raise
 
 
-async def connect(server: Server, name: str, role: Role) -> Connection:
+async def connect(
+    server: Server, name: str, role: Role, *, longest_silence: int = 28_800
+) -> Connection:
     """Connect and set the session up. Raises TransientError or AccessError; never hangs.
 
-    `role` central: read-only, READ COMMITTED, each statement bounded by the server, too.
+    `role` central: read-only, READ COMMITTED, each statement bounded by the server, too. A local
+    connection that says nothing for `longest_silence` seconds is closed by the server.
     """
     options: dict[str, Any] = {"unix_socket": str(server.socket)} if server.socket else {}
     if server.tls is not None and server.socket is None:
@@ -417,7 +422,7 @@ async def connect(server: Server, name: str, role: Role) -> Connection:
                 raise asyncio.CancelledError
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
-    connection = Connection(raw, server, name, role)
+    connection = Connection(raw, server, name, role, longest_silence)
     try:
         await connection.set_up()
     except BaseException:
@@ -500,8 +505,7 @@ async def _set_up(connection: Connection, server: Server, role: Role) -> None:
         ]
     access = ", READ ONLY" if role == "central" else ""
     for setting in (
-        "SET NAMES utf8mb4",
-        f"SET SESSION {', '.join(settings)}",
+        f"SET NAMES utf8mb4, {', '.join(f'SESSION {setting}' for setting in settings)}",
         f"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED{access}",
     ):
         await connection.execute(Statement(setting, (), connection.name))

@@ -107,6 +107,10 @@ class Entity(BaseModel):
     derived: tuple[Derived, ...] = ()
     """The tables that are derived from the local one. No setting: config.yaml does not know it."""
 
+    def __hash__(self) -> int:
+        # Of its maps there is none; equal names are almost always equal entities.
+        return hash((self.name, self.central, self.local))
+
     @field_validator("where", "hot")
     @classmethod
     def _stands_alone(cls, where: str | None) -> str | None:

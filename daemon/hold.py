@@ -117,13 +117,9 @@ class Hold:
     async def another(self) -> Connection:
         """A further connection, to write beside the one with the lock, and silent no longer than
         that. Raises DatabaseError."""
-        connection = await db.connect(self._settings, self._server, "local")
-        try:
-            await self._lock.bound_silence(connection, SILENCE_SECONDS)
-        except BaseException:
-            connection.discard()
-            raise
-        return connection
+        return await db.connect(
+            self._settings, self._server, "local", longest_silence=SILENCE_SECONDS
+        )
 
     async def _see_who_was_here(self, connection: Connection) -> None:
         self.was_ours = False
@@ -141,11 +137,12 @@ class Hold:
             raise await self._no_room()
         if self._waiting is None or not self._waiting.usable:
             self._seats.forgo(self._settings.name)
-            self._waiting = await db.connect(self._settings, self._server, "local")
-            self._asked_with = None
             # Also while it stands by: who asks for an instance and dies must not be given it.
             seconds = SILENCE_SECONDS if daemon else VERB_SILENCE_SECONDS
-            await self._lock.bound_silence(self._waiting, seconds)
+            self._waiting = await db.connect(
+                self._settings, self._server, "local", longest_silence=seconds
+            )
+            self._asked_with = None
         return self._waiting
 
     async def _no_room(self) -> StandbyError:

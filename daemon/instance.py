@@ -366,8 +366,8 @@ class Instance:
             await self._heed(connection)
             await self.migrator.migrate(connection, stop, self._migration_begins)
             await self.migrator.refuse_tables_without_transactions(connection)
-            await state.ensure(connection, list(self.entities), f"{self.name} state")
-            self.motions.states = await state.read(connection, f"{self.name} state")
+            note = f"{self.name} state"
+            self.motions.states, _ = await state.ensure(connection, list(self.entities), note)
             await self.hold.tell_who_copies(connection, now=True)
         except PausedError:
             raise  # whoever is paused keeps the lock: nobody else may take it for free
@@ -375,6 +375,7 @@ class Instance:
             await self.hold.release()
             raise
         self._ready = True
+        self._heartbeat_at = self._clock()  # orders and state were read just now
         if self.motions.resting:  # it was never gone
             self._log.debug("wakes up")
             return connection

@@ -103,11 +103,6 @@ class Lock:
             await asyncio.sleep(0.05)
         raise TransientError(self._server, 1205, f"the lock {self.name} cannot be had")
 
-    async def bound_silence(self, connection: Connection, seconds: int) -> None:
-        """Lose all locks of this connection when nothing is heard of it for so long."""
-        connection.longest_silence = seconds
-        await connection.execute(sql.wait_timeout(seconds, self._note))
-
     async def tell_verb(self, connection: Connection) -> None:
         """Be seen to be a process that does one thing and ends; before it is taken."""
         await connection.fetch(sql.get_lock(self._verb, self._note))

@@ -6,18 +6,21 @@ What is known of an entity beyond the life of a motion is kept here, and goes in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeVar
 
 import structlog
 
 from daemon import local, schema, state
 from daemon.db import Connection
 from daemon.entities import Entity
-from daemon.errors import MissingError, SchemaError
+from daemon.errors import MissingError, SchemaError, WppSyncError
 from daemon.schema import Plan, Table
 from daemon.shared import Shared
-from daemon.state import State
+from daemon.sql import Key
+from daemon.state import Round, State
 from daemon.sync import quarantine
 from daemon.sync.ahead import Ahead
 from daemon.sync.commit import Committed, Committer
@@ -27,8 +30,11 @@ from daemon.sync.incremental import Incremental
 from daemon.sync.motion import Motion
 from daemon.sync.quarantine import Strikes
 from daemon.sync.reach import Reach
+from daemon.sync.run import is_entitys_own
 from daemon.throttle import Throttle
 from daemon.watch import Member
+
+T = TypeVar("T")
 
 _EVERY_KEY = (1 << 63) - 1
 
@@ -43,6 +49,20 @@ class Made:
     motion: Motion
     underived: SchemaError | None
     """Why a table cannot be derived; the entity that it is derived from goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands in the local database of the entities that begin, as just read."""
+
+    states: Mapping[str, State]
+    rounds: Mapping[str, Round]
+    quarantined: Mapping[str, tuple[set[Key], set[Key]]]
+    """The keys of an entity's rows that wait in quarantine, and of those that were given up."""
+
+    tables: Mapping[str, Table | None]
+    """By name. What could not be read of all together, and is not here, is read of each alone, so
+    that the trouble is told whose it is."""
 
 
 @dataclass(slots=True)
@@ -79,23 +99,54 @@ class Maker:
         self._log = structlog.get_logger().bind(instance=instance)
         self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
 
+    async def look(self, connection: Connection, entities: Collection[Entity]) -> Standing:
+        """What stands there of these entities; each has a state row from here on.
+
+        Raises DatabaseError.
+        """
+        names = [entity.name for entity in entities]
+        states, rounds = await state.ensure(connection, names, f"{self._name} state")
+        widths = {entity.name: len(entity.key) for entity in entities}
+        wanted = [entity.local for entity in entities]
+        wanted += [derived.local for entity in entities for derived in entity.derived]
+        return Standing(
+            states,
+            rounds,
+            await _unless_somebodys_own(
+                quarantine.keys_of(connection, widths, f"{self._name} quarantine")
+            ),
+            await _unless_somebodys_own(
+                schema.read_all(connection, wanted, f"{self._name} schema")
+            ),
+        )
+
     async def motion(
-        self, connection: Connection, entity: Entity, known: State, place: Place
+        self, connection: Connection, entity: Entity, standing: Standing, place: Place
     ) -> Made:
-        """An entity's motion, which goes on from this state row.
+        """An entity's motion, which goes on from what stands there.
 
         Raises SchemaError where the tables do not fit, DatabaseError.
         """
-        source, plan = await self._tables(connection, entity)
+        source, plan = await self._tables(connection, entity, standing.tables)
         if plan.note and self._learnt[entity.name].note != plan.note:
             self._learnt[entity.name].note = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
-        if entity.motion == "incremental":
-            known = await self._begin_again_if_empty(connection, plan, known)
-        note = f"{self._name} {entity.name}"
-        derived, underived = await self._derived(connection, entity, source, plan)
-        remembered = await state.read_round(connection, entity.name, note)
-        committer = await self.committer(connection, plan, known, derived)
+        known, remembered = standing.states[entity.name], standing.rounds[entity.name]
+        quarantined = standing.quarantined.get(entity.name)
+        if quarantined is None:
+            quarantined = await self._quarantined(connection, entity)
+        if entity.motion == "incremental" and await self._should_not_be_empty(
+            connection, plan, known, quarantined
+        ):
+            note = f"{self._name} {entity.name}"
+            self._log.warning("local table empty", entity=entity.name)
+            await state.reset(connection, [entity.name], resync=False, note=note)
+            states, rounds = await state.ensure(connection, [entity.name], note)
+            known, remembered = states[entity.name], rounds[entity.name]
+        derived, underived = await self._derived(connection, entity, source, plan, standing.tables)
+        if underived is not None:
+            remembered = replace(remembered, derived=False)
+        committer = self._committer(connection, plan, known, derived, quarantined)
         shared, intervals = self._shared, self._shared.intervals
         following = hot = None
         if entity.motion == "incremental":
@@ -124,34 +175,55 @@ class Maker:
         )
         return Made(motion, underived)
 
-    async def _tables(self, connection: Connection, entity: Entity) -> tuple[Table, Plan]:
+    async def _tables(
+        self,
+        connection: Connection,
+        entity: Entity,
+        known: Mapping[str, Table | None] = MappingProxyType({}),
+    ) -> tuple[Table, Plan]:
         """The local table as it stands now, and how the entity is copied to it."""
-        table = await schema.read(connection, entity.local, f"{self._name} schema {entity.local}")
+        table = await self._table(connection, entity.local, known)
         if table is None:
             self._learnt[entity.name].table_was_missing = True
         plan = schema.plan(entity, await self._shared.central.table(entity.central), table)
         assert table is not None  # noqa: S101 - there would be no plan
         return table, plan
 
+    async def _table(
+        self, connection: Connection, name: str, known: Mapping[str, Table | None]
+    ) -> Table | None:
+        """One of those that were just read, or read now."""
+        if name in known:
+            return known[name]
+        return await schema.read(connection, name, f"{self._name} schema {name}")
+
     async def plan(self, connection: Connection, entity: Entity) -> Plan:
         """How an entity is copied to its local table as both stand now. Raises SchemaError."""
         return (await self._tables(connection, entity))[1]
 
-    async def committer(
+    async def committer(self, connection: Connection, plan: Plan, known: State) -> Committer:
+        """What changes an entity's rows on this connection, and nothing that is derived."""
+        try:
+            quarantined = await self._quarantined(connection, plan.entity)
+        except MissingError:  # only compared, in a database that this version has not migrated
+            quarantined = (set(), set())
+        return self._committer(connection, plan, known, (), quarantined)
+
+    async def _quarantined(
+        self, connection: Connection, entity: Entity
+    ) -> tuple[set[Key], set[Key]]:
+        note = f"{self._name} quarantine"
+        return await quarantine.keys(connection, entity.name, len(entity.key), note)
+
+    def _committer(
         self,
         connection: Connection,
         plan: Plan,
         known: State,
         derived: Sequence[DerivedTable],
+        quarantined: tuple[set[Key], set[Key]],
     ) -> Committer:
-        """What changes an entity's rows on this connection."""
-        entity = plan.entity
-        try:
-            waiting, discarded = await quarantine.keys(
-                connection, entity.name, len(entity.key), f"{self._name} quarantine"
-            )
-        except MissingError:  # only compared, in a database that this version has not migrated
-            waiting, discarded = set(), set()
+        entity, (waiting, discarded) = plan.entity, quarantined
         return Committer(
             plan,
             self._name,
@@ -170,15 +242,19 @@ class Maker:
         )
 
     async def _derived(
-        self, connection: Connection, entity: Entity, source: Table, plan: Plan
+        self,
+        connection: Connection,
+        entity: Entity,
+        source: Table,
+        plan: Plan,
+        known: Mapping[str, Table | None],
     ) -> tuple[list[DerivedTable], SchemaError | None]:
         """What can be derived from the entity's table, and why something cannot be: it must not
         keep the rows themselves from being copied."""
         found: list[DerivedTable] = []
         trouble: SchemaError | None = None
         for derived in entity.derived:
-            note = f"{self._name} schema {derived.local}"
-            target = await schema.read(connection, derived.local, note)
+            target = await self._table(connection, derived.local, known)
             try:
                 found.append(DerivedTable.plan(derived, source, target, plan))
             except SchemaError as error:
@@ -191,12 +267,17 @@ class Maker:
                 )  # fmt: skip
         return found, trouble
 
-    async def _begin_again_if_empty(
-        self, connection: Connection, plan: Plan, known: State
-    ) -> State:
-        """A table without a row, whose watermark says that rows were copied into it, was made anew
-        or emptied, perhaps while no daemon ran: what the watermark claims is not in it. (Or central
-        has deleted all of them: then there is little to read, and the watermark is 0 from there.)
+    async def _should_not_be_empty(
+        self,
+        connection: Connection,
+        plan: Plan,
+        known: State,
+        quarantined: tuple[set[Key], set[Key]],
+    ) -> bool:
+        """Whether the table has no row and its watermark says that rows were copied into it. Then
+        it was made anew or emptied, perhaps while no daemon ran: what the watermark claims is not
+        in it. (Or central has deleted all of them: then there is little to read, and the watermark
+        is 0 from there.)
         """
         entity, note = plan.entity.name, f"{self._name} {plan.entity.name}"
         was_missing, self._learnt[entity].table_was_missing = (
@@ -205,15 +286,19 @@ class Maker:
         )
         theirs = known.settled_for != known.last_synced_id  # an operator's: he knows why
         if known.last_synced_id <= 0 or known.rewound or (theirs and not was_missing):
-            return known
-        waiting, discarded = await quarantine.keys(connection, entity, 1, note)
-        if waiting | discarded and not was_missing:
-            return known
-        anything = await local.keys(
+            return False
+        if any(quarantined) and not was_missing:
+            return False
+        return not await local.keys(
             connection, plan, after=-_EVERY_KEY, upto=_EVERY_KEY, limit=1, note=note
         )
-        if anything:
-            return known
-        self._log.warning("local table empty", entity=entity)
-        await state.reset(connection, [entity], resync=False, note=note)
-        return (await state.read(connection, note))[entity]
+
+
+async def _unless_somebodys_own(read: Awaitable[Mapping[str, T]]) -> Mapping[str, T]:
+    """What was read; nothing where the error is one entity's own."""
+    try:
+        return await read
+    except WppSyncError as error:
+        if not is_entitys_own(error):
+            raise
+        return {}

@@ -15,7 +15,7 @@ from daemon import schema
 from daemon.aio import Courtesy
 from daemon.db import Connection
 from daemon.metrics import Metrics
-from daemon.migrations import runner
+from daemon.migrations import drift, runner
 from daemon.migrations.drift import Recorded, Standing
 from daemon.migrations.files import Catalogue
 from daemon.migrations.journal import Applied
@@ -88,7 +88,8 @@ class Migrator:
         self, connection: Connection
     ) -> tuple[tuple[Applied, ...], dict[str, Recorded]]:
         """What stands written in the database: history and journal. Raises DatabaseError."""
-        return await runner.record(connection, self._note)
+        history, journal = await runner.record(connection, self._note)
+        return history, journal or {}
 
     async def look(self, connection: Connection) -> Standing:
         """How the database stands to the files. Raises MigrationError where nothing may be done."""
@@ -109,23 +110,29 @@ class Migrator:
         StoppedError.
         """
         warned = set(self.warnings)
-        standing = await self.look(connection)
+        history, journal = await runner.record(connection, self._note)
+        files = self._shared.catalogue.migrations
+        standing = drift.standing(files, [row.id for row in history], journal)
+        self.warnings = standing.warnings
         for warning in standing.warnings:
             if warning not in warned:
                 self._log.warning("odd migrations", problem=warning)
-        if standing.pending or standing.adopted:
-            if standing.pending:
-                began()  # also while it waits for its turn
-            async with self._shared.places.place():
-                await self._apply(connection, standing, stop)
+        if not standing.pending and not standing.adopted:
+            self.history, self.journal = history, journal or {}
+            return
+        if standing.pending:
+            began()  # also while it waits for its turn
+        async with self._shared.places.place():
+            await self._apply(connection, standing, stop)
         await self.read(connection)
 
     async def refuse_tables_without_transactions(self, connection: Connection) -> None:
         """Raise SchemaError where what the daemon writes down would not be rolled back."""
-        for name in ("wpp_sync_state", "wpp_sync_quarantine"):
-            table = await schema.read(connection, name, f"{self._name} schema {name}")
-            if table is not None:
-                schema.refuse_without_transactions(table)
+        ours = ("wpp_sync_state", "wpp_sync_quarantine")
+        engines = await schema.engines(connection, ours, f"{self._name} schema")
+        for name in ours:
+            if name in engines:
+                schema.refuse_without_transactions(name, engines[name])
 
     async def _apply(self, connection: Connection, standing: Standing, stop: asyncio.Event) -> None:
         try:

@@ -319,13 +319,12 @@ class Motions(Mapping[str, Motion]):
         if not wanted:
             self.end_rest()
             return
-        note = f"{self._name} state"
-        await state.ensure(connection, [entity.name for entity in wanted], note)
-        self.states = await state.read(connection, note)
+        standing = await self._maker.look(connection, wanted)
+        self.states = dict(standing.states)
         for entity in wanted:
             try:
                 made = await self._maker.motion(
-                    connection, entity, self.states[entity.name], self._place if watch else _nowhere
+                    connection, entity, standing, self._place if watch else _nowhere
                 )
             except WppSyncError as error:
                 if not is_entitys_own(error):

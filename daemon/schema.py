@@ -7,8 +7,9 @@ losing something is refused with a message that says why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from daemon import checksum, sql, values
 from daemon.db import Connection
@@ -210,30 +211,100 @@ def _text(value: bytes | None) -> str:
 
 async def read(connection: Connection, table: str, note: str) -> Table | None:
     """The table as it stands now, or None when there is none (or none that we may see)."""
-    columns = await connection.fetch(sql.table_columns(table, note))
+    columns = await connection.fetch(sql.table_columns((table,), note))
     if not columns:
         return None
     parts = await connection.fetch(sql.table_indexes(table, note))
-    ((engine,),) = await connection.fetch(sql.table_engine(table, note))
+    ((_, engine),) = await connection.fetch(sql.table_engines((table,), note))
+    return _table(connection, table, columns, parts, engine)
+
+
+async def read_all(
+    connection: Connection, tables: Collection[str], note: str
+) -> dict[str, Table | None]:
+    """As `read`, of several tables, in few statements."""
+    asked = tuple(dict.fromkeys(tables))
+    if len(asked) < 2:
+        return {table: await read(connection, table, note) for table in asked}
+    columns = _by_table(await connection.fetch(sql.table_columns(asked, note)))
+    parts = await _indexes(connection, [table for table in asked if table in columns], note)
+    engines = _by_table(await connection.fetch(sql.table_engines(asked, note)))
+    found: dict[str, Table | None] = {}
+    for table in asked:
+        if table in columns and table in engines:
+            ((_, engine),) = engines[table]
+            found[table] = _table(connection, table, columns[table], parts.get(table, ()), engine)
+        else:  # the server may have another spelling of the name
+            found[table] = await read(connection, table, note)
+    return found
+
+
+async def _indexes(
+    connection: Connection, tables: Sequence[str], note: str
+) -> Mapping[str, Sequence[Row]]:
+    """What SHOW INDEX says of each of these tables."""
+    if not connection.mariadb or not tables:
+        return {table: await connection.fetch(sql.table_indexes(table, note)) for table in tables}
+    # Catalogue and schemas are what SHOW INDEX does not say.
+    rows = await connection.fetch(sql.tables_indexes(tables, note))
+    return _by_table([(row[2], row[3], *row[5:]) for row in rows])
+
+
+def _by_table(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows by the table that their first column names."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(_text(row[0]), []).append(row)
+    return found
+
+
+async def engines(connection: Connection, tables: Sequence[str], note: str) -> dict[str, str]:
+    """The storage engines of those of these tables that are there; empty for a view."""
+    rows = await connection.fetch(sql.table_engines(tables, note))
+    return {_text(name): _text(engine) for name, engine in rows}
+
+
+def _table(
+    connection: Connection,
+    name: str,
+    columns: Sequence[Row],
+    parts: Sequence[Row],
+    engine: bytes | None,
+) -> Table:
+    hidden = b"YES" if connection.mariadb else b"NO"
+    # Manual, "SHOW INDEX Statement". The 14th column is MySQL's Visible or MariaDB's Ignored. What
+    # it estimates of a table's rows is left out: it tells two tables of the same form apart.
+    of_indexes = tuple(
+        (part[2], part[1], part[4], part[7], part[13:14] != (hidden,) and part[10] == b"BTREE")
+        for part in parts
+    )
+    return _understood(name, tuple(row[1:] for row in columns), of_indexes, engine)
+
+
+_IndexPart = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bool]
+
+
+@lru_cache(maxsize=256)  # a thousand databases say the same
+def _understood(
+    name: str, columns: tuple[Row, ...], parts: tuple[_IndexPart, ...], engine: bytes | None
+) -> Table:
+    """The table of which a server says this. Pure."""
     indexes: dict[str, Index] = {}
-    for part in parts:
-        # Manual, "SHOW INDEX Statement". The 14th column is MySQL's Visible or MariaDB's Ignored.
-        _, non_unique, name, _, column, _, _, sub_part, *_ = part
-        hidden = b"YES" if connection.mariadb else b"NO"
-        known = indexes.get(_text(name))
-        indexes[_text(name)] = Index(
-            name=_text(name),
+    for index, non_unique, column, sub_part, usable in parts:
+        known = indexes.get(_text(index))
+        indexes[_text(index)] = Index(
+            name=_text(index),
             unique=non_unique == b"0",
             # A functional key part (MySQL 8) has no column: it can never be matched by name.
             columns=(*(known.columns if known else ()), _text(column)),
             whole=(known.whole if known else True) and sub_part is None and column is not None,
-            usable=part[13:14] != (hidden,) and part[10] == b"BTREE",
+            usable=usable,
         )
     return Table(
-        name=table,
+        name=name,
         columns=tuple(
             Column(
-                name=_text(name),
+                name=_text(column),
                 type=_text(kind).lower(),
                 full_type=_text(full_type),
                 nullable=nullable == b"YES",
@@ -242,13 +313,14 @@ async def read(connection: Connection, table: str, note: str) -> Table | None:
                 extra=_text(extra),
                 charset=_text(charset),
             )
-            for name, kind, full_type, nullable, default, extra, charset in columns
+            for column, kind, full_type, nullable, default, extra, charset in columns
         ),
         indexes=tuple(indexes.values()),
         engine=_text(engine),
     )
 
 
+@lru_cache(maxsize=256)  # a thousand databases are alike
 def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
     """How `entity` is copied from `central` to `local`; raises SchemaError when it cannot be."""
     if central is None:
@@ -262,7 +334,7 @@ def plan(entity: Entity, central: Table | None, local: Table | None) -> Plan:
             f"{entity.name}: there is no table {entity.local} in the local database",
             hint="a migration creates it; `wpp-sync status` shows which have run",
         )
-    refuse_without_transactions(local)
+    refuse_without_transactions(local.name, local.engine)
     pairs = _pair_columns(entity, central, local)
     _refuse_unfillable(entity, central, local, pairs)
     sides = [_sides(pair, central, local) for pair in pairs]
@@ -345,13 +417,14 @@ def _encoded(
     return tuple(found)
 
 
-def refuse_without_transactions(local: Table) -> None:
-    """Rows and watermark commit together or not at all: raises SchemaError where they could not."""
-    if local.engine.lower() != "innodb":
-        kind = f"a table of the engine {local.engine}" if local.engine else "a view"
+def refuse_without_transactions(table: str, engine: str) -> None:
+    """Rows and watermark commit together or not at all: raises SchemaError where they could not.
+    A view has no engine."""
+    if engine.lower() != "innodb":
+        kind = f"a table of the engine {engine}" if engine else "a view"
         raise SchemaError(
-            f"local {local.name} is {kind}: it has no transactions, so a crash would lose rows",
-            hint=f"ALTER TABLE {local.name} ENGINE = InnoDB",
+            f"local {table} is {kind}: it has no transactions, so a crash would lose rows",
+            hint=f"ALTER TABLE {table} ENGINE = InnoDB",
         )
 
 

@@ -643,14 +643,10 @@ def process_list(note: str) -> Statement:
     return Statement("SHOW PROCESSLIST", (), note)
 
 
-def wait_timeout(seconds: int, note: str) -> Statement:
-    """The server closes this connection, and frees its locks, when it is silent for so long."""
-    return Statement(f"SET SESSION wait_timeout = {int(seconds)}", (), note)
-
-
 def uptime(note: str) -> Statement:
-    """For how many seconds the server has been running."""
-    return Statement("SHOW GLOBAL STATUS LIKE 'Uptime'", (), note)
+    """For how many seconds the server has been running. Not GLOBAL, for which the server adds up
+    the counters of all its connections; this one is the same for all of them."""
+    return Statement("SHOW STATUS LIKE 'Uptime'", (), note)
 
 
 def kill(connection_id: int, note: str) -> Statement:
@@ -661,33 +657,51 @@ def kill(connection_id: int, note: str) -> Statement:
 # --- what a table looks like -------------------------------------------------------------------
 
 
-def table_engine(table: str, note: str) -> Statement:
-    """The storage engine of a table; NULL for a view."""
+def table_engines(tables: Sequence[str], note: str) -> Statement:
+    """Each table's name and storage engine; NULL for a view."""
+    which, args = _of_tables(tables)
     return Statement(
-        "SELECT ENGINE FROM information_schema.TABLES"
-        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
-        (table,),
+        f"SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE {which}", args, note
+    )
+
+
+def table_columns(tables: Sequence[str], note: str) -> Statement:
+    """Table, name, type, nullability, default, extra and character set of each column, in order."""
+    which, args = _of_tables(tables)
+    return Statement(
+        "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT,"
+        f" EXTRA, CHARACTER_SET_NAME FROM information_schema.COLUMNS WHERE {which}"
+        " ORDER BY TABLE_NAME, ORDINAL_POSITION",
+        args,
         note,
     )
 
 
-def table_columns(table: str, note: str) -> Statement:
-    """Name, type, nullability, default, extra and character set of each column, in order."""
-    return Statement(
-        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
-        " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
-        " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
-        (table,),
-        note,
-    )
+def _of_tables(tables: Sequence[str]) -> tuple[str, tuple[Value, ...]]:
+    """The condition on information_schema. A single table is looked up by its name, more are
+    searched for in all of the database."""
+    names = "= %s" if len(tables) == 1 else f"IN ({', '.join(['%s'] * len(tables))})"
+    return f"TABLE_SCHEMA = DATABASE() AND TABLE_NAME {names}", tuple(tables)
 
 
 def table_indexes(table: str, note: str) -> Statement:
     """Each part of each index that can be unique, in order. HASH is what MariaDB calls its unique
-    keys over long texts. Not from information_schema: only SHOW INDEX tells
-    on every version, in its column of that version, whether the optimizer may use the index."""
+    keys over long texts. Only SHOW INDEX tells on every version, in its column of that version,
+    whether the optimizer may use the index."""
     return Statement(
         f"SHOW INDEX FROM {quote(table)} WHERE Index_type IN ('BTREE', 'HASH')", (), note
+    )
+
+
+def tables_indexes(tables: Sequence[str], note: str) -> Statement:
+    """The same of several tables, on MariaDB: what SHOW INDEX is made of, in the same order. MySQL
+    orders only SHOW INDEX. All columns, because not every version has the one of use."""
+    which, args = _of_tables(tables)
+    return Statement(
+        f"SELECT * FROM information_schema.STATISTICS WHERE {which}"
+        " AND INDEX_TYPE IN ('BTREE', 'HASH')",
+        args,
+        note,
     )
 
 

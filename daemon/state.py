@@ -15,6 +15,10 @@ from daemon.errors import MissingError, StateMovedError
 from daemon.sql import Row, Statement
 
 _COLUMNS = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at, rewound"
+_ROUND = (
+    "reconcile_cursor, TIMESTAMPDIFF(SECOND, reconciled_at, CURRENT_TIMESTAMP),"
+    " derived_at IS NOT NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +122,8 @@ class Round:
     """What is derived from the table has been compared once."""
 
 
-async def read_round(connection: Connection, entity: str, note: str) -> Round:
-    """What is remembered of an entity's comparisons."""
-    rows = await connection.fetch(
-        Statement(
-            "SELECT reconcile_cursor, TIMESTAMPDIFF(SECOND, reconciled_at, CURRENT_TIMESTAMP),"
-            " derived_at IS NOT NULL FROM wpp_sync_state WHERE entity = %s",
-            (entity,),
-            note,
-        )
-    )
-    if not rows:
-        return Round(None, None, derived=False)
-    cursor, age, derived = rows[0]
+def _round(row: Row) -> Round:
+    cursor, age, derived = row
     return Round(
         None if cursor is None else int(cursor),
         None if age is None else max(0.0, float(age)),
@@ -184,19 +177,38 @@ async def write_derived(
     )
 
 
-async def ensure(connection: Connection, entities: Sequence[str], note: str) -> None:
-    """Make a row for each entity that has none: it has never been synced, or somebody deleted the
-    row, which is a way to ask for everything again."""
-    for entity in entities:
-        await connection.execute(
-            Statement(
-                "INSERT INTO wpp_sync_state (entity) VALUES (%s)"
-                " ON DUPLICATE KEY UPDATE entity = wpp_sync_state.entity,"
-                " last_synced_at = wpp_sync_state.last_synced_at",
-                (entity,),
-                note,
+async def ensure(
+    connection: Connection, entities: Sequence[str], note: str
+) -> tuple[dict[str, State], dict[str, Round]]:
+    """All rows, by entity, and what is remembered of comparisons; before, a row is made for each of
+    these entities that has none: it has never been synced, or somebody deleted the row, which is a
+    way to ask for everything again."""
+    rows = await _rows(connection, note)
+    there = {row[0] for row in rows}
+    if missing := [entity for entity in entities if entity.encode() not in there]:
+        for entity in missing:
+            await connection.execute(
+                Statement(
+                    "INSERT INTO wpp_sync_state (entity) VALUES (%s)"
+                    " ON DUPLICATE KEY UPDATE entity = wpp_sync_state.entity,"
+                    " last_synced_at = wpp_sync_state.last_synced_at",
+                    (entity,),
+                    note,
+                )
             )
-        )
+        rows = await _rows(connection, note)
+    states = [_state(row[:-3]) for row in rows]
+    rounds = (_round(row[-3:]) for row in rows)
+    return (
+        {state.entity: state for state in states},
+        {state.entity: round_ for state, round_ in zip(states, rounds, strict=True)},
+    )
+
+
+async def _rows(connection: Connection, note: str) -> list[Row]:
+    return await connection.fetch(
+        Statement(f"SELECT {_COLUMNS}, {_ROUND} FROM wpp_sync_state", (), note)
+    )
 
 
 async def locked(connection: Connection, known: State, note: str) -> None:

@@ -82,15 +82,15 @@ class Preview:
 
 async def look(connection: Connection, migrations: Sequence[Migration], note: str) -> Standing:
     """How this database stands to these files. Raises MigrationError where nothing may be done."""
-    applied = [row.id for row in await journal.history(connection, note)]
-    return drift.standing(migrations, applied, await journal.read(connection, note))
+    applied, recorded = await record(connection, note)
+    return drift.standing(migrations, [row.id for row in applied], recorded)
 
 
 async def record(
     connection: Connection, note: str
-) -> tuple[tuple[Applied, ...], dict[str, Recorded]]:
-    """What has run here, as written down."""
-    return await journal.history(connection, note), await journal.read(connection, note) or {}
+) -> tuple[tuple[Applied, ...], dict[str, Recorded] | None]:
+    """What has run here, as written down: history, and journal where there is one."""
+    return await journal.history(connection, note), await journal.read(connection, note)
 
 
 async def apply(

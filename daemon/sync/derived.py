@@ -78,7 +78,7 @@ class DerivedTable:
                 f"{name}: there is no table {derived.local} in the local database",
                 hint="a migration creates it; `wpp-sync status` shows which have run",
             )
-        refuse_without_transactions(target)
+        refuse_without_transactions(target.name, target.engine)
         pairs = _pairs(name, source, target)
         group = [_pair(name, derived, pairs, column) for column in derived.group]
         order = [_pair(name, derived, pairs, column) for column in derived.latest_by]

@@ -8,7 +8,7 @@ written down, so that it is not taken for a missing one; it is tried again only 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -120,19 +120,35 @@ async def keys(
 ) -> tuple[set[Key], set[Key]]:
     """The keys (of `width` columns) of an entity's rows that wait in quarantine, and of those that
     were given up."""
+    return (await keys_of(connection, {entity: width}, note))[entity]
+
+
+async def keys_of(
+    connection: Connection, widths: Mapping[str, int], note: str
+) -> dict[str, tuple[set[Key], set[Key]]]:
+    """As `keys`, of several entities, by the width of whose keys."""
     rows = await connection.fetch(
         Statement(
-            "SELECT id, id2, discarded_at IS NULL FROM wpp_sync_quarantine WHERE entity = %s",
-            (entity,),
+            "SELECT entity, id, id2, discarded_at IS NULL FROM wpp_sync_quarantine"
+            f" WHERE entity IN ({', '.join(['%s'] * len(widths))})",
+            tuple(widths),
             note,
         )
     )
-    found: dict[Key, bool] = {}
-    for first, second, waits in rows:
-        both = (int(first or 0), int(second or 0))
-        found[both[0] if width == 1 else both] = waits == b"1"
-    waiting = {key for key, waits in found.items() if waits}
-    return waiting, set(found) - waiting
+    found: dict[str, dict[Key, bool]] = {entity: {} for entity in widths}
+    for name, first, second, waits in rows:
+        # The server compares without case.
+        entity = (name or b"").decode().strip().lower()
+        if entity in found:
+            both = (int(first or 0), int(second or 0))
+            found[entity][both[0] if widths[entity] == 1 else both] = waits == b"1"
+    return {
+        entity: (
+            {key for key, waits in keys.items() if waits},
+            {key for key, waits in keys.items() if not waits},
+        )
+        for entity, keys in found.items()
+    }
 
 
 async def counts(connection: Connection, note: str) -> dict[str, int]:

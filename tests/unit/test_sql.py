@@ -452,10 +452,22 @@ MINE_TEXT = (
         (sql.lock_holder("wpp-sync.a", "n"), "SELECT IS_USED_LOCK('wpp-sync.a'), CONNECTION_ID()"),
         (sql.kill(12, "n"), "KILL CONNECTION 12"),
         (
-            sql.table_columns("t", "n"),
-            "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, EXTRA,"
-            " CHARACTER_SET_NAME FROM information_schema.COLUMNS"
-            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't' ORDER BY ORDINAL_POSITION",
+            sql.table_columns(["t"], "n"),
+            "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT,"
+            " EXTRA, CHARACTER_SET_NAME FROM information_schema.COLUMNS"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 't'"
+            " ORDER BY TABLE_NAME, ORDINAL_POSITION",
+        ),
+        (
+            sql.table_engines(["t", "u'"], "n"),
+            "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ('t', 'u''')",
+        ),
+        (
+            sql.tables_indexes(["t", "u"], "n"),
+            "SELECT * FROM information_schema.STATISTICS"
+            " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ('t', 'u')"
+            " AND INDEX_TYPE IN ('BTREE', 'HASH')",
         ),
         (
             sql.table_indexes("t", "n"),
