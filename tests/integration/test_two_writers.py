@@ -317,8 +317,8 @@ async def test_a_proxy_that_numbers_connections_by_itself(
     mirror.insert_messages(central, range(1, ROWS + 1))
     connect = db.connect
 
-    async def by_proxy(*args: Any) -> Connection:
-        connection = await connect(*args)
+    async def by_proxy(*args: Any, **options: Any) -> Connection:
+        connection = await connect(*args, **options)
         connection.thread_id += 1_000_000
         return connection
 
