@@ -83,7 +83,7 @@ def test_a_reload_does_not_show_in_the_lag_of_the_others(
     config = write_config(central, locals_, defaults={"poll_interval": "500ms"})
     names = list(locals_)
     with DaemonProcess(config) as daemon, traffic(central, [*names, *added], 0.5):
-        daemon.wait_until(lambda: len(daemon.logged("opened")) == count, 90)
+        daemon.wait_until(lambda: len(daemon.logged("opened")) == count, 300)
         daemon.wait_until(lambda: max(lags(daemon, set(names))) < 2.0, 60)
         changed, removed = names[: count // 10], names[-(count // 10) :]
         untouched = set(names) - set(changed) - set(removed)
