@@ -10,12 +10,17 @@ from bench.measures.start import thousand
 from bench.place import Place
 from bench.processes import Daemon
 from bench.results import Goal, Line, Outcome
+from daemon.errors import WppSyncError
 
 # After the last instance is idle, so that what comes with a start is over.
 _CALM_SECONDS = 12.0
 
 # The default of poll_interval.
 _POLL_SECONDS = 0.25
+
+# The default of sync.rest_after would have the bench wait for minutes before anybody rests.
+_REST_AFTER = "10s"
+_UNTIL_AT_REST_SECONDS = 300.0
 
 # Statements of the look itself: what the client says at its beginning, and the question.
 _OF_A_LOOK = 2
@@ -40,6 +45,7 @@ def take(place: Place) -> Outcome:
     seconds = place.seconds(65.0, 5.0)
     half = count // 2
     one, some, all_ = (_idle(place, fleet, number, seconds) for number in (1, half, count))
+    open_ = _idle(place, fleet, count, place.seconds(30.0, 5.0), rest=False)
     # Half of them ask already as often as is asked for all; more would be what an instance adds.
     added = (all_.central_statements - some.central_statements) / (count - half)
     own = max(added * _POLL_SECONDS, 0.0)
@@ -48,18 +54,28 @@ def take(place: Place) -> Outcome:
             *_lines(f"{count:,} instances", all_),
             *_lines(f"{half:,} instances", some),
             *_lines("1 instance", one),
+            *_lines(f"{count:,} instances that never rest", open_),
             Line("statements to central, one more instance's pass", "", (own,)),
         ),
         goals=_goals(count, all_, own),
-        settings={"seconds": f"{seconds:g}", "messages": f"{fleet.messages:,}"},
+        settings={
+            "seconds": f"{seconds:g}",
+            "messages": f"{fleet.messages:,}",
+            "sync.rest_after": _REST_AFTER,
+        },
     )
 
 
-def _idle(place: Place, fleet: servers.Fleet, number: int, seconds: float) -> _Idle:
-    place.say(f"{number:,} idle")
+def _idle(
+    place: Place, fleet: servers.Fleet, number: int, seconds: float, *, rest: bool = True
+) -> _Idle:
+    place.say(f"{number:,} {'at rest' if rest else 'idle'}")
     pair = fleet.pair
-    with Daemon(fleet.config(number)) as daemon:
+    sync = {"rest_after": _REST_AFTER if rest else "1000h"}
+    with Daemon(fleet.config(number, sync=sync)) as daemon:
         daemon.wait_until_idle()
+        if rest:
+            _wait_until_at_rest(daemon)
         time.sleep(place.seconds(_CALM_SECONDS, 2.0))
         pids = (daemon.pid, pair.central_server.pid, pair.local_server.pid)
         servers_ = (pair.central, pair.form)
@@ -73,6 +89,15 @@ def _idle(place: Place, fleet: servers.Fleet, number: int, seconds: float) -> _I
         ]
         rates = [each / seconds for each in (*cpu, *asked)]
         return _Idle(daemon.resident_mb(), *rates)
+
+
+def _wait_until_at_rest(daemon: Daemon) -> None:
+    """Wait until no local connection is open. Raises WppSyncError."""
+    began = time.monotonic()
+    while left := daemon.metric("wpp_sync_connections", 'server="local"'):
+        if time.monotonic() - began > _UNTIL_AT_REST_SECONDS:
+            raise WppSyncError(f"{left:.0f} instances do not rest")
+        time.sleep(1.0)
 
 
 def _statements(server: seed.Server) -> int:
@@ -98,8 +123,7 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             1,
             "% of a core",
             found.daemon * 100,
-            in_the_way="a heartbeat for each instance and its connection (sync.rest_after closes"
-            " it)",
+            in_the_way="the looks at what is new, and at what those who rest are to hear of",
         ),
         Goal(
             f"{count:,} idle instances, statements to central",
@@ -114,7 +138,7 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             120,
             "MB",
             found.resident_mb,
-            in_the_way="an open local connection an instance, which sync.rest_after closes",
+            in_the_way="what is known of an instance while it rests, its metrics and its status",
         ),
         Goal(
             "a pass with nothing new, statements to central of its own",
