@@ -82,6 +82,9 @@ class Motions(Mapping[str, Motion]):
         self._counts = counts
         self._log = structlog.get_logger().bind(instance=self._name)
         self._retry_at: dict[str, float] = {}
+        self._derive_at: dict[str, float] = {}
+        """When that is tried again which could not be derived; the entity does not wait for it."""
+
         self._replanned: set[str] = set()
         """Those that have a new plan because a server called the old one stale."""
 
@@ -123,9 +126,11 @@ class Motions(Mapping[str, Motion]):
         """In how many seconds there is something to do that nobody will tell of; inf: never."""
         now = self._clock()
         waits = [motion.due_in for motion in self.values()]
-        waits += [
-            self._retry_at[entity] - now for entity in self.errors if entity in self._retry_at
-        ]
+        for errors, retry_at in (
+            (self.entity_errors, self._retry_at),
+            (self.derived_errors, self._derive_at),
+        ):
+            waits += [retry_at[entity] - now for entity in errors if entity in retry_at]
         begun = self.keys() | self.errors.keys() | set(paused)
         if self.entities.keys() - begun:
             return 0.0  # it was started over
@@ -199,6 +204,7 @@ class Motions(Mapping[str, Motion]):
     def retry_now(self) -> None:
         """Whatever waits for its next try is tried with the next turn."""
         self._retry_at.clear()
+        self._derive_at.clear()
 
     def retry_quarantine(self) -> None:
         """The next turn tries the quarantined rows again."""
@@ -307,7 +313,7 @@ class Motions(Mapping[str, Motion]):
 
     async def _make(self, connection: Connection, skip: Collection[str], *, watch: bool) -> None:
         for name in self.derived_errors:
-            if name in self and self._retry_at.get(name, 0.0) <= self._clock():
+            if name in self and self._derive_at.get(name, 0.0) <= self._clock():
                 self.forget(name)  # perhaps the derived table was mended
         wanted = [
             entity
@@ -344,7 +350,7 @@ class Motions(Mapping[str, Motion]):
         self.derived_errors.pop(entity, None)
         if made.underived is not None:
             self.derived_errors[entity] = made.underived
-            self._retry_at[entity] = self._clock() + jittered(SLOW_RETRY_SECONDS)
+            self._derive_at[entity] = self._clock() + jittered(SLOW_RETRY_SECONDS)
 
     def _place(self, plan: Plan, known: State) -> Member | None:
         """A place in the shared scans. The one that was kept while it rested tells what has come
