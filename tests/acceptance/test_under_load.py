@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import yaml
 
 from daemon.demo.central import seed_bulk
@@ -72,6 +73,7 @@ def watched(daemon: DaemonProcess, names: set[str], times: int) -> list[float]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_a_reload_does_not_show_in_the_lag_of_the_others(
     servers: Servers, databases: Databases, write_config: WriteConfig, long_run: bool
 ) -> None:
