@@ -51,8 +51,6 @@ _BEGINNING_PATIENCE_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
 """So often the event loop's delay is measured."""
 
-_TRIM_SECONDS = 60.0
-
 VERSION = installed_version("wpp-sync")
 
 
@@ -171,6 +169,7 @@ async def parts(config: Config, clock: Clock = time.monotonic) -> AsyncIterator[
 
 async def run(config: Config) -> None:
     """The daemon, until a signal ends it. Raises WppSyncError when a part of it cannot start."""
+    heap.keep_large_pieces_apart()
     async with parts(config) as built:
         await _Process(built).run()
 
@@ -338,11 +337,10 @@ class _Process:
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     async def _look_on(self) -> None:
-        """Measure how late the event loop is, count the rows of each instance, have told what the
-        log held back, and give memory back."""
+        """Measure how late the event loop is, count the rows of each instance, and have told what
+        the log held back."""
         clock = asyncio.get_running_loop().time
         sampled_at = float("-inf")
-        trimmed_at = clock()
         while True:
             asked = clock() + _LOOK_SECONDS
             await asyncio.sleep(_LOOK_SECONDS)
@@ -352,9 +350,6 @@ class _Process:
                 log.tell_overdue()
                 for instance in self._built.instances.values():
                     instance.counts.recent.sample(instance.counts.rows_written)
-            if clock() - trimmed_at >= _TRIM_SECONDS:
-                trimmed_at = clock()
-                heap.give_back()
 
     def _look_for_all(self) -> None:
         """From here on look for all instances whether central has anything new; as it is now."""

@@ -187,7 +187,7 @@ class Connection:
         self.bulk = driver.offers_bulk(raw)
         """Whether `execute_bulk` can be tried."""
 
-        self._prepared = driver.Prepared(raw)
+        self._prepared = driver.Prepared()
         self.longest_silence = longest_silence
         """Seconds after which the server closes a local connection that says nothing."""
 
@@ -207,6 +207,8 @@ class Connection:
         """Close at once, without a word to the server. Safe to call again."""
         raw, self._raw = self._raw, None
         if raw is not None:
+            # They know the driver's connection and its buffers, which go now, whoever knows us.
+            self._prepared = driver.Prepared()
             _open[self.role] -= 1
             driver.abort(raw)
 
@@ -242,7 +244,7 @@ class Connection:
         it fails, for none. False: this server cannot do that after all, and has done nothing."""
         try:
             async with self._guarded("default"):
-                await self._prepared.execute(statement, packet)
+                await self._prepared.execute(self._raw, statement, packet)
         except DatabaseError as error:
             if error.errno not in driver.UNABLE or not self.usable:
                 raise
@@ -422,6 +424,8 @@ async def connect(
                 raise asyncio.CancelledError
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
+    if role == "local":
+        driver.slim(raw)
     connection = Connection(raw, server, name, role, longest_silence)
     try:
         await connection.set_up()

@@ -58,6 +58,19 @@ def offers_bulk(raw: Any) -> bool:
     return not unfit() and getattr(raw, "_bulk_supported", False) is True
 
 
+_LITTLE_BYTES = 16_384
+
+
+def slim(raw: Any) -> None:
+    """Have a connection that mostly hears short answers listen with a small buffer, in place of
+    the 256 KiB that the driver gives to each. For a longer answer the driver makes it larger."""
+    listener = getattr(raw, "_proto", None)
+    if unfit() or listener is None or listener.length > listener.pos:
+        return
+    listener.pos = listener.length = 0
+    listener.buffer = bytearray(_LITTLE_BYTES)
+
+
 def abort(raw: Any) -> None:
     """Close a connection at once: `close` alone would wait for what was written to be sent, for
     ever where the server hangs."""
@@ -83,19 +96,18 @@ class Prepared:
 
     MOST = 16
 
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
+    def __init__(self) -> None:
         self._statements: dict[bytes, Any] = {}
 
-    async def execute(self, statement: bytes, packet: bytes) -> None:
+    async def execute(self, raw: Any, statement: bytes, packet: bytes) -> None:
         """Carry the statement out for each row of a packet (`bulk.packets`): for all, or for none.
 
         Where a table was changed since, the server prepares the statement anew by itself.
         """
-        prepared = self._statements.pop(statement, None) or await self._raw.prepare(statement)
+        prepared = self._statements.pop(statement, None) or await raw.prepare(statement)
         self._statements[statement] = prepared
         if len(self._statements) > self.MOST:
             await self._statements.pop(next(iter(self._statements))).close()
         number = prepared._statement_id.to_bytes(4, "little")
-        await self._raw._execute_command(_BULK_EXECUTE, number + packet)
-        await self._raw._read_query_result()
+        await raw._execute_command(_BULK_EXECUTE, number + packet)
+        await raw._read_query_result()

@@ -26,9 +26,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = driver.Prepared.execute
 
-    async def execute(self: driver.Prepared, statement: bytes, packet: bytes) -> None:
+    async def execute(self: driver.Prepared, raw: Any, statement: bytes, packet: bytes) -> None:
         assert statement.startswith(b"/* wpp-sync nunes "), "it is signed"
-        await real(self, statement, packet)
+        await real(self, raw, statement, packet)
         sizes.append(len(packet))
 
     monkeypatch.setattr(driver.Prepared, "execute", execute)

@@ -62,11 +62,38 @@ class _Raw:
 
 async def test_a_statement_is_prepared_once_and_the_oldest_of_many_is_closed() -> None:
     raw = _Raw()
-    prepared = driver.Prepared(raw)
+    prepared = driver.Prepared()
     names = [b"%d" % number for number in range(driver.Prepared.MOST + 1)]
     for name in [*names[:-1], names[0], names[-1]]:
-        await prepared.execute(name, b"rows")
+        await prepared.execute(raw, name, b"rows")
 
     assert raw.prepared == names
     assert raw.closed == [2], "the first was used again, so the second is the oldest"
     assert raw.sent[0] == b"\x01\x00\x00\x00rows"
+
+
+def listening(**state: object) -> SimpleNamespace:
+    listener = SimpleNamespace(**{"buffer": bytearray(262_144), "pos": 0, "length": 0} | state)
+    return SimpleNamespace(_proto=listener)
+
+
+@pytest.mark.usefixtures("_no_verdict")
+def test_a_connection_is_made_slim_only_where_nothing_is_lost_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "__version__", "0.2.18")
+    heard, unread = listening(pos=70, length=70), listening(pos=70, length=71)
+    for raw in (heard, unread, SimpleNamespace()):
+        driver.slim(raw)
+    assert (heard._proto.pos, heard._proto.length) == (0, 0)
+    assert len(heard._proto.buffer) == 16_384
+    assert (unread._proto.pos, unread._proto.length) == (70, 71)
+    assert len(unread._proto.buffer) == 262_144
+
+
+@pytest.mark.usefixtures("_no_verdict")
+def test_a_driver_that_is_not_known_keeps_its_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "__version__", "9.9.9")
+    raw = listening()
+    driver.slim(raw)
+    assert len(raw._proto.buffer) == 262_144
