@@ -284,7 +284,7 @@ class Central:
                     self._silent = error
                 self._alive_at = self._clock()
             if (silent := self._silent) is not None:
-                raise TransientError("central", silent.errno, f"does not answer: {silent.message}")
+                raise silent.again()
 
     def settle_words(self) -> str:
         """Which rule of settling is in force and why, for people; as last seen."""

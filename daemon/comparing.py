@@ -66,7 +66,8 @@ async def look(
     connection = await db.connect(instance.settings, instance.server, "local")
     try:
         states = await state.read_any(connection, note)
-        copied_by = await lock.holder(connection, instance.settings.database, note)
+        holder = await lock.holder(connection, instance.settings.database, note)
+        copied = instance.copies or holder is not None  # who rests here holds no lock
         found: dict[str, Tally] = {}
         for entity in entities:
             known = states.get(entity, State(entity, 0, 0, 0, False, ""))
@@ -74,7 +75,7 @@ async def look(
             found[entity] = asked.tally
             try:
                 plan = await instance.maker.plan(connection, instance.entities[entity])
-                bounds = await _comparable(instance, plan, known, copied=copied_by is not None)
+                bounds = await _comparable(instance, plan, known, copied=copied)
                 committer = await instance.maker.committer(connection, plan, known)
                 await _whole_round(instance, asked, committer, bounds, stop)
             except WppSyncError as error:

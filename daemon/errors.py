@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Self
 from urllib.parse import quote
 
 # Exit codes of the command line; they are an interface (README, "Exit codes").
@@ -187,6 +188,11 @@ class DatabaseError(WppSyncError):
         super().__init__(f"{server}: {message} (error {errno})", hint=hint)
         self.server = server
         self.errno = errno
+        self._said = message
+
+    def again(self) -> Self:
+        """The same error, for somebody else who meets it now."""
+        return type(self)(self.server, self.errno, self._said, hint=self.hint)
 
 
 class TransientError(DatabaseError):

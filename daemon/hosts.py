@@ -88,8 +88,9 @@ class Seats:
 
     @property
     def alone(self) -> bool:
-        """No other daemon with these instances has been seen for long."""
-        return self._clock() - self._another_at > ALONE_SECONDS
+        """No other daemon with these instances has been seen for long, nor is to be expected: it
+        would take those that rest here, and leave those for which this one has no room."""
+        return self.most is None and self._clock() - self._another_at > ALONE_SECONDS
 
     def saw_another(self) -> None:
         """Another daemon stands by for one of our instances, or copies one of them."""

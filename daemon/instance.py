@@ -104,6 +104,9 @@ class Instance:
         self._active_at = float("-inf")
         """When something was written last, or was asked for."""
 
+        self._looks_at = float("inf")
+        """When it opens the connection that it has closed for a rest, to look by itself."""
+
     @property
     def server(self) -> str:
         """Its database, in the operator's words."""
@@ -223,7 +226,9 @@ class Instance:
             self.motions.rest()
             self._ready = False
         self._log.debug("at rest")
-        return min(jittered(REST_SECONDS), max(0.0, self.motions.round_due_at - self._clock()))
+        now = self._clock()
+        self._looks_at = min(now + jittered(REST_SECONDS), max(now, self.motions.round_due_at))
+        return self._looks_at - now
 
     def _may_rest(self) -> bool:
         return (
@@ -395,7 +400,8 @@ class Instance:
                 await self.shared.central.alive()  # else another host's chance is better
         connection = await self.hold.take(daemon=self.running)
         if not had_it:
-            self._active_at = self._clock()
+            if not self.motions.resting or self._clock() < self._looks_at:
+                self._active_at = self._clock()  # else it only looks, and rests again
             if self.motions.resting:
                 self.wake.set()  # the loop, which waits for long, if somebody else has asked
                 if not self.hold.was_ours:

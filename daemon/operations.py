@@ -372,7 +372,8 @@ async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> bool:
     elsewhere = 0
     while instance.running and not stop.is_set():
         pending = {name for name in instance.entities if _resyncing(instance, name)}
-        if not pending and instance.opened and not instance.reads_anew:
+        here = instance.opened or instance.motions.resting
+        if not pending and here and not instance.reads_anew:
             return True
         paused = pending & set(instance.orders.pauses)
         elsewhere = elsewhere + 1 if paused or instance.state in {"standby", "paused"} else 0
@@ -460,13 +461,24 @@ async def _status_without_a_daemon(instance: Instance) -> dict[str, Any]:
     finally:
         await connection.close()
     found.know(instance)
-    error = None
-    if found.holder is None:
-        error = WppSyncError(
-            "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
-        )
+    error = _nobody(found.copier) if found.holder is None else None
     now = "standby" if instance.orders.pause is None else "paused"
     return status(instance, now, error)
+
+
+def _nobody(last: Copier | None) -> WppSyncError:
+    """Why nobody holds the lock, by who copied the instance last: a daemon that rests holds none,
+    and one on another host cannot be told from one that has ended."""
+    if last is None or not hosts.may_be_there(last):
+        return WppSyncError(
+            "no daemon copies this instance now", hint="start one: wpp-sync run", code="no_copier"
+        )
+    return WppSyncError(
+        f"nobody has this instance open now: the daemon that copied it last, pid {last.pid} on host"
+        f" {last.host}, is at rest, or has ended",
+        hint=f"ask it: wpp-sync status on {last.host}; where none runs, start one: wpp-sync run",
+        code="not_open",
+    )
 
 
 def told_pass(instance: Instance, result: PassResult) -> dict[str, Any]:

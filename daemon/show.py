@@ -17,8 +17,11 @@ from rich.text import Text
 
 _COLOURS = {
     "idle": "green", "syncing": "cyan", "failed": "red", "backoff": "yellow", "standby": "magenta",
-    "paused": "blue", "no copier": "red",
+    "paused": "blue", "no copier": "red", "not open": "yellow",
 }  # fmt: skip
+
+_NOBODY = {"no_copier": "no copier", "not_open": "not open"}
+"""By an error's code, where nobody holds the lock."""
 
 _NUMBERS = frozenset({"watermark", "settled", "head", "lag rows", "lag s"})
 
@@ -201,8 +204,9 @@ def _state(each: Mapping[str, Any]) -> str:
     """The state in words: who reads a database and finds nobody there must not take it for one that
     somebody copies."""
     error = each["error"]
-    alone = error is not None and error["code"] == "no_copier" and each["state"] == "standby"
-    return "no copier" if alone else str(each["state"])
+    if error is None or each["state"] != "standby":
+        return str(each["state"])
+    return _NOBODY.get(error["code"], "standby")
 
 
 def _number(value: int | None) -> str:

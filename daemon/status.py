@@ -147,10 +147,11 @@ def _succeeded_at(instance: Instance) -> float | None:
     at, looked = instance.counts.recent.succeeded_at, instance.shared.clock()
     if not instance.motions.resting or at is None:
         return at
-    members = [
-        each.quiet_at for each in instance.motions.resting.values() if each.member is not None
-    ]
-    return max(at, time.time() - (looked - min(members, default=float("-inf"))))
+    resting = instance.motions.resting.values()
+    # What is compared whole is asked for more rarely, and counts where there is nothing else.
+    followed = [each.quiet_at for each in resting if each.member is not None]
+    quiet_at = min(followed or [each.quiet_at for each in resting])
+    return max(at, time.time() - (looked - quiet_at))
 
 
 def _seen(instance: Instance, entity: str) -> EntitySeen:

@@ -16,7 +16,7 @@ from daemon.cli.common import (
     names_of,
     with_parts,
 )
-from daemon.errors import EXIT_FAILED, EXIT_OK, NoDaemonError, StandbyError, WppSyncError
+from daemon.errors import EXIT_FAILED, EXIT_OK, NoDaemonError, WppSyncError
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,11 +83,12 @@ async def _migrate(
     )
     stop = app.stop_on_signals()
     places = asyncio.Semaphore(_MIGRATED_AT_ONCE)
+    daemons = await asyncio.to_thread(_of_the_daemon, built) if verb == "migrate" else frozenset()
 
     async def one(instance: Instance) -> dict[str, Any]:
         async with places:
             try:
-                return await _migrate_one(built, instance, verb, stop)
+                return await _migrate_one(built, instance, verb, stop, ask=instance.name in daemons)
             except WppSyncError as error:
                 told = error_object(error)
                 return {"instance": instance.name, "error": told, "exit_code": error.exit_code}
@@ -102,8 +103,22 @@ async def _migrate(
     return found
 
 
+def _of_the_daemon(built: Parts) -> frozenset[str]:
+    """The instances that a running daemon is to migrate. It need not hold their locks: one that
+    rests has given it back, and would not know of what is done behind its back.
+
+    Raises DaemonUnreachableError.
+    """
+    from daemon.client import Client
+
+    try:
+        return frozenset(Client(built.config.control.socket).alive()["instances"])
+    except NoDaemonError:
+        return frozenset()
+
+
 async def _migrate_one(
-    built: Parts, instance: Instance, verb: str, stop: asyncio.Event
+    built: Parts, instance: Instance, verb: str, stop: asyncio.Event, *, ask: bool
 ) -> dict[str, Any]:
     import asyncio
 
@@ -113,15 +128,11 @@ async def _migrate_one(
         return await operations.foresee_migrations(instance)
     if verb == "list":
         return await operations.list_migrations(instance, built.catalogue.migrations)
-    try:
-        done = await operations.migrate(instance, stop)
-    except StandbyError as standby:
+    if ask:
         from daemon.client import Client, instance_path
 
-        try:  # if it is our daemon that holds the lock, it does it
-            client, path = Client(built.config.control.socket), instance_path(instance.name)
-            return await asyncio.to_thread(client.post, f"{path}/migrate", {}, timeout=None)
-        except NoDaemonError:
-            raise standby from None
+        client, path = Client(built.config.control.socket), instance_path(instance.name)
+        return await asyncio.to_thread(client.post, f"{path}/migrate", {}, timeout=None)
+    done = await operations.migrate(instance, stop)
     await instance.close()  # others may copy it now
     return done

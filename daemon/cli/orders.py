@@ -24,7 +24,10 @@ from daemon.errors import NoDaemonError, WppSyncError
 if TYPE_CHECKING:
     from daemon.instance import Instance
 
-_LATER = "; a daemon that copies it on another host follows within 15 s"
+_LATER = (
+    "; a daemon that copies it on another host follows within 15 s, or, where it is at rest,"
+    " before it copies again"
+)
 _NOT_YET = "; the batch that is under way is not finished yet"
 
 _LONGEST_PACE = 9

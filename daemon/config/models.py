@@ -173,10 +173,10 @@ class Sync(Section):
     max_rows_per_second: Annotated[WholeNumber, Field(ge=1)] | None = None
     """Rows that are written in a second at most, all instances together. None: no bound."""
 
-    rest_after: Seconds = 3_600_000.0
+    rest_after: Seconds = 300.0
     """Seconds after which an instance that has nothing to do closes its local connection, and opens
-    it again when central has something for it. Not where another daemon stands by for it. The
-    default, 1,000 hours, keeps all connections open."""
+    it again when central has something for it. Not where another daemon stands by for it, nor where
+    `max_instances` is set. 1,000 hours keep all connections open."""
 
     max_instances: Annotated[WholeNumber, Field(ge=1)] | None = None
     """Instances that this daemon copies at most; the others are left to other daemons with the same

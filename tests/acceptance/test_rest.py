@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.demo.central import seed_varied
+from daemon.demo.central import schema, seed_varied
 from tests import mirror
-from tests.daemon_process import DaemonProcess
+from tests.daemon_process import DaemonProcess, run_cli
 
 if TYPE_CHECKING:
+    from daemon.demo.server import PrivateServer
     from tests.conftest import Databases, ServerConfig, Servers
 
 WriteConfig = Callable[..., Path]
+
+LOUD = {"warning", "error", "critical"}
 
 SOON: dict[str, object] = {
     "defaults": {"poll_interval": "100ms"},
@@ -265,3 +269,128 @@ def test_a_verb_that_finds_it_resting_wakes_its_loop(
         mirror.run(local, "UPDATE wpp_contacts SET name = 'spoilt'")
         daemon.wait_until(lambda: mirror.differences(central, local, entities=["contacts"]) == "")
         wait_for_rest(daemon, local)
+
+
+def test_it_rests_and_wakes_without_a_word(databases: Databases, write_config: WriteConfig) -> None:
+    """And stays at rest where there is nothing: who wakes too often costs more than it saves."""
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes", "karsten"], messages=100))
+    config = write_config(central, {"nunes": local}, **SOON, log={"level": "debug"})
+    with DaemonProcess(config) as daemon:
+        wait_for_rest(daemon, local)
+        before = len(daemon.logged("wakes up"))
+        time.sleep(5.0)  # many looks at what it rests upon
+        assert len(daemon.logged("wakes up")) == before
+        told = [event for event in daemon.log() if event["level"] != "debug"]
+        mirror.run(central, INSERT)
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+        assert len(daemon.logged("wakes up")) == before + 1
+        assert [event for event in daemon.log() if event["level"] != "debug"] == told
+
+
+def test_where_all_is_compared_whole_it_tells_when_that_was(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes"], messages=10))
+    off = {"messages": {"enabled": False}, "chats": {"enabled": False}}
+    config = write_config(central, {"nunes": local}, **{**SOON, "entities": off})
+    with DaemonProcess(config) as daemon:
+        wait_for_rest(daemon, local)
+        time.sleep(6.0)
+        at = daemon.metric("wpp_sync_last_success_timestamp_seconds", wpp_instance="nunes")
+        assert time.time() - at < 4.5, "sync.whole_interval is 3 s"
+        assert connections(local) == 0
+
+
+def test_who_asks_without_the_daemon_is_not_told_that_nobody_copies(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Nobody holds the lock: who copied the instance last rests, or is gone."""
+    central, local = databases
+    with resting(databases, write_config) as daemon:
+        elsewhere = daemon.config.with_name("elsewhere.yaml")
+        elsewhere.write_text(daemon.config.read_text().replace("control.sock", "nobody.sock"))
+        told = run_cli("status", "-c", elsewhere).stdout
+        assert re.search(r"^nunes +not open ", told, re.MULTILINE), told
+        assert f"pid {daemon.pid} on host" in told
+
+        done = run_cli("pause", "nunes", "-c", elsewhere)
+        assert done.returncode == 0
+        assert "at rest, before it copies again" in done.stdout
+        mirror.run(central, INSERT)
+        daemon.wait_until(lambda: daemon.state() == "paused")
+        assert mirror.differences(central, local) != ""
+        assert run_cli("resume", "nunes", "-c", elsewhere).returncode == 0
+        daemon.wait_until(lambda: mirror.differences(central, local) == "")
+        wait_for_rest(daemon, local)
+
+        assert daemon.stop() == 0
+        told = run_cli("status", "-c", elsewhere).stdout
+        assert re.search(r"^nunes +no copier ", told, re.MULTILINE), told
+
+
+def test_a_resync_that_somebody_waits_for_has_its_end(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Also where the instance rests before the end is seen."""
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes"], messages=10))
+    config = write_config(central, {"nunes": local}, **SOON)
+    config.write_text(config.read_text().replace("rest_after: 500ms", "rest_after: 10ms"))
+    with DaemonProcess(config) as daemon:
+        wait_for_rest(daemon, local)
+        done = run_cli("resync", "nunes", "--wait", "-c", daemon.config, seconds=30)
+        assert (done.returncode, "resync done" in done.stderr) == (0, True), done
+
+
+def test_a_local_server_that_went_away_meanwhile_is_met_with_the_news(
+    databases: Databases, local: PrivateServer, write_config: WriteConfig
+) -> None:
+    central, nunes = databases.central, local.create_database("nunes")
+    mirror.seed(central, seed_varied(["nunes"], messages=10))
+    with DaemonProcess(write_config(central, {"nunes": nunes}, **SOON)) as daemon:
+        wait_for_rest(daemon, nunes)
+        local.stop()
+        time.sleep(1.0)
+        assert daemon.state() == "idle", "central has nothing for it"
+        mirror.run(central, INSERT)
+        daemon.wait_until(lambda: daemon.state() == "backoff")
+        assert daemon.status()["error"]["code"] == "unreachable"
+        local.start()
+        daemon.wait_until(lambda: mirror.differences(central, nunes) == "")
+        wait_for_rest(daemon, nunes)
+        assert len(daemon.logged("recovered")) == 1
+
+
+def test_central_that_went_away_is_told_as_by_who_is_awake(
+    databases: Databases, central: PrivateServer, write_config: WriteConfig
+) -> None:
+    theirs, local = central.create_database("central"), databases.local
+    central.execute(schema(), "central")
+    mirror.seed(theirs, seed_varied(["nunes"], messages=10))
+    with DaemonProcess(write_config(theirs, {"nunes": local}, **SOON)) as daemon:
+        wait_for_rest(daemon, local)
+        central.stop()
+        daemon.wait_until(lambda: daemon.state() == "backoff")
+        error = daemon.status()["error"]
+        assert error["code"] == "unreachable"
+        assert error["message"].startswith("central: cannot connect to ")
+        assert error["hint"]
+        central.start()
+        mirror.run(theirs, INSERT)
+        daemon.wait_until(lambda: mirror.differences(theirs, local) == "")
+        wait_for_rest(daemon, local)
+        events = {event["event"] for event in daemon.log() if event["level"] in LOUD}
+        assert events == {"pass failed"}
+
+
+def test_a_migration_is_made_by_the_daemon_whose_lock_is_free(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Else it would not know of it, and an older one would meet a later version's database."""
+    with resting(databases, write_config) as daemon:
+        done = run_cli("migrate", "-c", daemon.config)
+        assert (done.returncode, done.stdout) == (0, "nunes  nothing to do\n"), done.stderr
+        assert daemon.logged("asked")[-1]["path"] == "/v1/instances/nunes/migrate"

@@ -73,3 +73,20 @@ async def test_a_daemon_that_copied_it_before_may_be_there(
         mirror.run(local, ELSEWHERE)
         assert alone(daemon)
         assert not await may_rest(daemon)
+
+
+async def test_who_has_not_room_for_all_keeps_them_open(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Another daemon, started for the others, would take those that rest."""
+    central, local = databases
+    config = write_config(central, {"nunes": local}, sync={"max_instances": 1})
+    async with one(config) as daemon:
+        daemon.running = True
+        await a_pass(daemon)
+        assert not await may_rest(daemon)
+    # So it is where there is room for all.
+    async with one(write_config(central, {"nunes": local})) as daemon:
+        daemon.running = True
+        await a_pass(daemon)
+        assert await may_rest(daemon)

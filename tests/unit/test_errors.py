@@ -260,3 +260,12 @@ def test_problems_are_told_one_a_line(kind: type[ConfigError | MigrationFilesErr
     assert error.problems == ("one", "two")
     assert str(error) == "one\ntwo"
     assert error.hint
+
+
+def test_an_error_that_many_meet_is_the_same_for_each() -> None:
+    first = AccessError("central", 1045, "Access denied", hint="check the password")
+    again = first.again()
+    assert type(again) is AccessError
+    assert again is not first, "each has its own time"
+    told = (again.code, again.message, again.hint, again.server, again.errno)
+    assert told == (first.code, first.message, first.hint, "central", 1045)

@@ -1,0 +1,60 @@
+"""An instance at rest opens its connection now and then by itself, and only to look."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import instance as instance_module
+from daemon.demo.central import seed_varied
+from daemon.loop import Loop
+from tests import mirror
+from tests.in_process import parts, watching
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+WriteConfig = Callable[..., Path]
+
+REST_AFTER = 3.0
+
+
+async def test_who_has_only_looked_rests_again_at_once(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it open for `sync.rest_after` each time, a quarter of those at rest would be open."""
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes", "karsten"], messages=50))
+    monkeypatch.setattr(instance_module, "REST_SECONDS", 1.5)
+    sync = {"rest_after": f"{REST_AFTER:g}s", "settle": "1s", "whole_interval": "1s"}
+    config = write_config(central, {"nunes": local}, entities={}, sync=sync)
+    stop = asyncio.Event()
+    async with parts(config) as built, watching(built.watch):
+        nunes = built.instances["nunes"]
+        loop = asyncio.create_task(Loop(nunes).run(stop))
+        try:
+
+            async def until(there: bool, seconds: float) -> float:
+                began = time.monotonic()
+                while nunes.hold.usable is not there:
+                    assert time.monotonic() - began < seconds
+                    await asyncio.sleep(0.01)
+                return time.monotonic() - began
+
+            await until(there=True, seconds=10)
+            await until(there=False, seconds=30)
+            for _ in range(3):
+                await until(there=True, seconds=5)
+                assert await until(there=False, seconds=10) < REST_AFTER / 2
+            mirror.insert_messages(central, [90_000])
+            await until(there=True, seconds=5)
+            assert await until(there=False, seconds=10) > REST_AFTER / 2, "there was something"
+            assert mirror.differences(central, local) == ""
+        finally:
+            stop.set()
+            await loop
