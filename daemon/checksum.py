@@ -28,6 +28,12 @@ _LONG = 1024
 """A text of more bytes enters a row's hash as its own hash: what a function builds may be no longer
 than max_allowed_packet (else it is NULL), and a row may have several long texts."""
 
+# What a row's text is put together with: bytes that no utf8mb4 text has, so they need no lengths
+# beside them. Cast where a literal would take a text column's character set, and be refused.
+_SEPARATOR = "CAST(X'FF' AS BINARY)"
+_CAN_BE_NULL = "X'FE'"
+_HASHED = "CAST(X'FD' AS BINARY)"
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -52,19 +58,17 @@ class RowSum:
 def row_sum(columns: Sequence[Compared]) -> RowSum:
     """The checksum over these columns; the order counts."""
     texts = [(each, _texts(each)) for each in columns]
-    both = [(each, found) for each, found in texts if found is not None]
-    nullable = [each for each, _ in both if each.source.nullable or each.column.nullable]
+    central: list[str] = []
+    local: list[str] = []
+    for each, found in texts:
+        if found is not None:
+            there, here = found
+            nullable = each.source.nullable or each.column.nullable
+            central += _in_row(sql.quote(each.source.name), there, here, nullable=nullable)
+            local += _in_row(sql.quote(each.column.name), here, there, nullable=nullable)
     return RowSum(
-        central=_hash(
-            [sql.quote(each.source.name) for each in nullable],
-            [there for _, (there, _) in both],
-            [_length(there, here) for _, (there, here) in both],
-        ),
-        local=_hash(
-            [sql.quote(each.column.name) for each in nullable],
-            [here for _, (_, here) in both],
-            [_length(here, there) for _, (there, here) in both],
-        ),
+        central=_hash(f"CONCAT_WS({_SEPARATOR}, {', '.join(central)})"),
+        local=_hash(f"CONCAT_WS({_SEPARATOR}, {', '.join(local)})"),
         left_out=tuple(
             f"{each.column.name} ({each.column.full_type} for {each.source.full_type})"
             for each, found in texts
@@ -83,60 +87,58 @@ def encode_uri_component(text: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """An expression for a text. `free`: it may contain anything; `long`: it may be longer than
-    should be put together with others; `characters`: the column that it is the text of."""
+    """An expression for a text. `free`: it may contain any bytes, not only those of utf8mb4;
+    `long`: it may be longer than should be put together with others."""
 
     sql: str
     free: bool = False
     long: bool = False
-    characters: str = ""
 
 
-def _length(text: _Text, other: _Text) -> str:
-    """What tells the length of a text, so that the other side can tell it, too: characters are the
-    same number in every character set. Empty where it need not be told."""
-    if not (text.free or other.free):
-        return ""
-    if text.characters and other.characters:
-        return f"CHAR_LENGTH({text.characters})"
-    return f"LENGTH({text.sql})"
+def _in_row(name: str, text: _Text, other: _Text, *, nullable: bool) -> list[str]:
+    """What stands in a row's text for a column, given its text on the other side, too.
 
-
-def _hash(nullable: Sequence[str], texts: Sequence[_Text], lengths: Sequence[str]) -> str:
-    """CONCAT_WS leaves NULLs out, so the flags tell where they were; the lengths tell where one
-    text ends and the next begins. A binary separator makes all of it bytes, whatever collations
-    the columns have."""
-    parts = [_short(text) for text in texts]
+    It can be read from left to right, so no two rows have the same text. CONCAT_WS leaves NULLs
+    out: where the mark comes at once, the column was NULL. (A constant costs less than any
+    function of the column.) The length of what may contain the marks stands before it. A text
+    beyond max_allowed_packet is NULL though its column is not, so long ones have a flag, too.
+    """
+    parts = [text.sql]
+    if text.long or other.long:
+        hashed = f"CONCAT({_HASHED}, SHA2({text.sql}, 256))"
+        parts = [f"IF(LENGTH({text.sql}) > {_LONG}, {hashed}, {text.sql})"]
+    if text.free or other.free:
+        parts.insert(0, f"LENGTH({text.sql})")
     if nullable:
-        parts.append(f"CONCAT({', '.join(f'ISNULL({name})' for name in nullable)})")
-    parts += [length for length in lengths if length]
-    row = f"CONCAT_WS(X'23', {', '.join(parts)})"
-    return f"CAST(CONV(LEFT(SHA2({row}, 256), 16), 16, 10) AS UNSIGNED)"
+        parts.append(_CAN_BE_NULL)
+    if nullable and (text.long or other.long):
+        parts.append(f"ISNULL({name})")
+    return parts
+
+
+def _hash(text: str) -> str:
+    return f"CAST(CONV(LEFT(SHA2({text}, 256), 16), 16, 10) AS UNSIGNED)"
 
 
 def of_key(column: str) -> str:
     """The hash of an integer key alone."""
-    return f"CAST(CONV(LEFT(SHA2({sql.quote(column)}, 256), 16), 16, 10) AS UNSIGNED)"
-
-
-def _short(text: _Text) -> str:
-    if not text.long:
-        return text.sql
-    return f"IF(LENGTH({text.sql}) > {_LONG}, SHA2({text.sql}, 256), {text.sql})"
-
-
-def _any(expression: str, *, long: bool = False) -> _Text:
-    return _Text(expression, free=True, long=long)
+    return _hash(sql.quote(column))
 
 
 def _characters(name: str, column: Column) -> _Text:
     text = name if column.charset in _UTF8 else f"CONVERT({name} USING utf8mb4)"
-    words = column.type in {"enum", "set"} and "#" not in column.full_type
-    return _Text(text, free=not words, long=_may_be_long(column), characters=name)
+    return _Text(text, free=_may_be_no_text(column), long=_may_be_long(column))
+
+
+def _may_be_no_text(column: Column) -> bool:
+    """MariaDB takes any bytes for an ASCII text, and for the words of an ENUM, in whose type they
+    then show as question marks."""
+    words = column.type in {"enum", "set"}
+    return column.charset == "ascii" or (words and "?" in column.full_type)
 
 
 def _bytes(name: str, column: Column) -> _Text:
-    return _any(f"CAST({name} AS BINARY)", long=_may_be_long(column))
+    return _Text(f"CAST({name} AS BINARY)", free=True, long=_may_be_long(column))
 
 
 def _may_be_long(column: Column) -> bool:
@@ -155,8 +157,9 @@ def _texts(each: Compared) -> _Pair | None:
     source, column = each.source, each.column
     there, here = sql.quote(source.name), sql.quote(column.name)
     if each.encode:
-        mine = f"CAST({_characters(here, column).sql} AS BINARY)"
-        return _any(_encoded(there), long=True), _any(mine, long=True)
+        mine = _characters(here, column)
+        text = f"CAST({mine.sql} AS BINARY)"
+        return _Text(_encoded(there), long=True), _Text(text, free=mine.free, long=True)
     for kinds, texts in _KINDS:
         if column.type in kinds:
             return texts(there, here, source, column)
@@ -244,14 +247,14 @@ def _as_characters(there: str, here: str, source: Column, column: Column) -> _Pa
     """What is told to a text column is the text that central prints (see `schema`)."""
     mine = _characters(here, column)
     if source.type == "json":
-        return _any(f"CAST({there} AS CHAR)", long=True), mine
+        return _Text(f"CAST({there} AS CHAR)", long=True), mine
     if source.type in _TEXTS:
         return _characters(there, source), mine
     if source.type == "bit":
-        return _any(f"{there} + 0"), mine
+        return _Text(f"{there} + 0"), mine
     if source.type in _BINARIES | _FLOATS:
         return None  # the servers print a DOUBLE in their own ways
-    return _any(f"CAST({there} AS CHAR)"), mine
+    return _Text(f"CAST({there} AS CHAR)"), mine
 
 
 def _as_documents(there: str, here: str, source: Column, column: Column) -> _Pair | None:
@@ -259,8 +262,8 @@ def _as_documents(there: str, here: str, source: Column, column: Column) -> _Pai
     if source.type != "json":
         return None
     return (
-        _any(f"CAST({there} AS CHAR)", long=True),
-        _any(f"CAST({here} AS CHAR)", long=True),
+        _Text(f"CAST({there} AS CHAR)", long=True),
+        _Text(f"CAST({here} AS CHAR)", long=True),
     )
 
 
@@ -273,7 +276,7 @@ def _as_bytes(there: str, here: str, source: Column, column: Column) -> _Pair | 
     if source.type == column.type and source.full_type == column.full_type:
         return _Text(f"CAST({there} AS CHAR)"), _Text(f"CAST({here} AS CHAR)")
     if source.type in _MOMENTS | values.INTEGER_TYPES | {"decimal", "year"}:
-        return _any(f"CAST({there} AS CHAR)"), mine
+        return _Text(f"CAST({there} AS CHAR)"), mine
     return None
 
 

@@ -510,12 +510,20 @@ def chunk_sums(sums: Sums, names: Collection[str] | None, bounds: Range, note: s
     """Of the rows of each of these owners in a range: the owner's name (empty where nobody owns
     rows) and a full stop, how many there are, and the XOR of their checksums. None: of everybody's.
     """
-    whose = _group(sums.owner)
     inside = within(sums.key[0], bounds)
     chosen = sums.filter(names)
+    if sums.owner is not None and names is not None and len(names) == 1:
+        # Grouping costs MariaDB 0.2 µs a row, comparing 0.06 (decision 6).
+        (name,) = names
+        return Statement(
+            f"SELECT %s AS wpp_whose, COUNT(*), BIT_XOR({sums.row}) FROM {sums.source()}"
+            f" WHERE {inside.sql} AND {chosen.sql} AND {owner_as_bytes(sums.owner)} = %s",
+            (f"{name}.", *inside.args, *chosen.args, name.encode()),
+            note,
+        )
     return Statement(
-        f"SELECT {whose} AS wpp_whose, COUNT(*), BIT_XOR({sums.row}) FROM {sums.source()}"
-        f" WHERE {inside.sql} AND {chosen.sql} GROUP BY wpp_whose",
+        f"SELECT {_group(sums.owner)} AS wpp_whose, COUNT(*), BIT_XOR({sums.row})"
+        f" FROM {sums.source()} WHERE {inside.sql} AND {chosen.sql} GROUP BY wpp_whose",
         (*inside.args, *chosen.args),
         note,
     )

@@ -48,8 +48,7 @@ def take(place: Place) -> Outcome:
                 1.3,
                 "× the two servers' own checksum",
                 rounds.ratio(OURS, SAME),
-                in_the_way="what makes a sum the same on any two servers: conversions, lengths and"
-                " flags for NULL, and one statement a chunk",
+                in_the_way="whose a row is, for central, and one statement a chunk",
             ),
         ),
         settings={"rows": f"{fleet.messages:,}", "both sides": "at the same time"},

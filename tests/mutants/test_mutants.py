@@ -132,6 +132,13 @@ MUTANTS = (
         "tests/integration/test_every_type.py",
     ),
     Mutant(
+        "what may contain the marks of a row's text has its length before it",
+        "daemon/checksum.py",
+        "    if text.free or other.free:\n",
+        "    if text.free and not other.free:\n",
+        "tests/integration/test_column_options.py",
+    ),
+    Mutant(
         "a value is never cut",
         "daemon/db.py",
         '    "STRICT_ALL_TABLES,ALLOW_INVALID_DATES',

@@ -57,24 +57,51 @@ def test_a_percent_sign_in_a_name_or_an_encoding_survives_the_statement() -> Non
     assert b"%%" not in render(Statement(f"SELECT {found.central}"))
 
 
-def test_columns_that_cannot_be_null_need_no_flag() -> None:
-    both = [column("int(11)", "a", nullable=False), column("int(11)", "b")]
-    found = row_sum([Compared(each, each) for each in both])
-    assert "ISNULL(`b`)" in found.central
-    assert "ISNULL(`a`)" not in found.central
+def between(column_: Column, other: Column | None = None) -> str:
+    """What stands for one column in the row's text, in central."""
+    found = row_sum([Compared(column_, other or column_)]).central
+    return found.partition("CONCAT_WS(CAST(X'FF' AS BINARY), ")[2].partition("), 256), 16)")[0]
 
 
-def test_both_sides_tell_the_same_flags_and_lengths() -> None:
+@pytest.mark.parametrize(
+    ("full_type", "nullable", "charset", "expected"),
+    [
+        ("int(11)", False, "", "`c`"),
+        ("int(11)", True, "", "`c`, X'FE'"),
+        ("varchar(9)", False, "utf8mb4", "`c`"),
+        ("varchar(9)", True, "utf8mb3", "`c`, X'FE'"),
+        ("varchar(9)", True, "latin1", "CONVERT(`c` USING utf8mb4), X'FE'"),
+        ("varchar(9)", True, "ascii", "LENGTH(`c`), `c`, X'FE'"),  # MariaDB lets any bytes in
+        ("enum('a','b')", True, "utf8mb4", "`c`, X'FE'"),
+        ("enum('a','?')", False, "utf8mb4", "LENGTH(`c`), `c`"),  # perhaps no question mark
+        ("varbinary(9)", True, "", "LENGTH(CAST(`c` AS BINARY)), CAST(`c` AS BINARY), X'FE'"),
+    ],
+)
+def test_a_column_has_a_length_where_it_may_contain_the_marks_and_a_mark_where_it_can_be_null(
+    full_type: str, nullable: bool, charset: str, expected: str
+) -> None:
+    assert between(column(full_type, nullable=nullable, charset=charset)) == expected
+
+
+def test_a_long_text_stands_as_its_hash_and_tells_null_apart_from_what_no_packet_holds() -> None:
+    stands = between(column("text"))
+    hashed = "CONCAT(CAST(X'FD' AS BINARY), SHA2(`c`, 256))"
+    assert stands == f"IF(LENGTH(`c`) > 1024, {hashed}, `c`), X'FE', ISNULL(`c`)"
+
+
+def test_both_sides_tell_the_same_marks_lengths_and_hashes() -> None:
     """Else no row would ever be equal."""
     found = row_sum(
         [
             Compared(column("int(11)", "id", nullable=False), column("int(11)", "id")),
             Compared(column("enum('a')", "e", nullable=False), column("varchar(9)", "e")),
             Compared(column("text", "t", charset="latin1"), column("blob", "t")),
+            Compared(column("varchar(9)", "a"), column("varchar(9)", "a", charset="ascii")),
+            Compared(column("varchar(1000)", "v"), column("text", "v")),
         ]
     )
-    for what in ("ISNULL(", "LENGTH("):
-        assert found.central.count(what) == found.local.count(what)
+    for what in ("ISNULL(", " LENGTH(", "X'FE'", "X'FD'"):
+        assert found.central.count(what) == found.local.count(what) > 0, what
 
 
 def test_a_fraction_of_a_second_is_cut_in_central_never_rounded() -> None:

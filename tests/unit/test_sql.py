@@ -420,6 +420,13 @@ MINE_TEXT = (
             " `id` < 2048 AND `instance` IN ('a', 'b') AND (x > '%') GROUP BY wpp_whose",
         ),
         (
+            sql.chunk_sums(THEIRS, ["é"], Range(None, 2048), "n"),
+            "SELECT 'é.' AS wpp_whose, COUNT(*),"
+            " BIT_XOR(row_sum) FROM `messages` FORCE INDEX (`PRIMARY`) WHERE `id` < 2048"
+            " AND `instance` IN ('é') AND (x > '%')"
+            " AND CAST(CONVERT(`instance` USING utf8mb4) AS BINARY) = _binary'é'",
+        ),
+        (
             sql.chunk_sums(OURS, [], Range(None, None), "n"),
             "SELECT '.' AS wpp_whose, COUNT(*), BIT_XOR(row_sum) FROM `wpp_messages` WHERE 1 AND 1"
             " GROUP BY wpp_whose",
