@@ -151,14 +151,16 @@ class Maker:
             if known is None or known.instance == self._name:
                 continue
             if await _or_in_doubt(local.has_rows(connection, entity.local, note)):
-                whose = ", ".join(sorted(others))
-                return OwnerError(
-                    f"this database was copied for {whose}: nothing is written to it, nothing"
-                    f" deleted, for {self._name}",
-                    hint="correct the names and databases of the instances and reload; if it is"
-                    f" {self._name}'s now: `wpp-sync resync {self._name}`",
-                )
+                return self._anothers(others)
         return None
+
+    def _anothers(self, others: Collection[str]) -> OwnerError:
+        return OwnerError(
+            f"this database was copied for {', '.join(sorted(others))}: nothing is written to it,"
+            f" nothing deleted, for {self._name}",
+            hint="correct the names and databases of the instances and reload; if it is"
+            f" {self._name}'s now: `wpp-sync resync {self._name}`",
+        )
 
     async def motion(
         self, connection: Connection, entity: Entity, standing: Standing, place: Place
@@ -219,8 +221,13 @@ class Maker:
     async def _claimed(
         self, connection: Connection, entity: Entity, known: State, remembered: Round
     ) -> tuple[State, Round]:
-        """The state row as it counts for this instance and the rows that it copies."""
+        """The state row as it counts for this instance and the rows that it copies.
+
+        Raises OwnerError.
+        """
         what = state.claim(known, self._name, entity.source)
+        if what == "another's":
+            raise self._anothers([known.instance or ""])  # since a moment ago
         if what == "other source":
             self._log.info("other rows wanted", entity=entity.name)
             known, remembered = await self._anew(connection, entity)

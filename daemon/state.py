@@ -298,8 +298,8 @@ async def adopt(
     await connection.execute(
         Statement(
             "UPDATE wpp_sync_state SET instance = %s, source = %s,"
-            " last_synced_at = last_synced_at WHERE entity = %s",
-            (instance, source, known.entity),
+            " last_synced_at = last_synced_at WHERE entity = %s AND instance <=> %s",
+            (instance, source, known.entity, known.instance),
             note,
         )
     )
