@@ -62,6 +62,8 @@ class Pair:
             f"INSERT INTO {database}.{table} SELECT * FROM {_FORM}.{table};"
             for table in self._tables
         )
+        # Whoever it is for: these rows say that it was copied for the instance of the form.
+        tables += f"UPDATE {database}.wpp_sync_state SET instance = NULL, source = NULL;"
         self.local_server.execute(f"CREATE DATABASE {database}; {tables}")
         return self.local_server.config(database)
 

@@ -6,6 +6,8 @@ one of the product; config.yaml may change single keys of it or add entities of 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -106,6 +108,17 @@ class Entity(BaseModel):
 
     derived: tuple[Derived, ...] = ()
     """The tables that are derived from the local one. No setting: config.yaml does not know it."""
+
+    @property
+    def source(self) -> str:
+        """Which central rows are copied, as a short word: another one where others may be. It
+        stands in every instance's state rows, so it must not change for an unchanged entity."""
+        through = self.through
+        followed = through and (
+            through.table, through.key, through.column, through.instance_column,
+        )  # fmt: skip
+        decides = (self.central, self.instance_column, followed, self.where)
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def __hash__(self) -> int:
         # Of its maps there is none; equal names are almost always equal entities.

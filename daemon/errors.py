@@ -116,6 +116,12 @@ class SchemaError(WppSyncError):
     code = "schema"
 
 
+class OwnerError(SchemaError):
+    """The local rows were copied for another instance: nothing is written, nothing deleted."""
+
+    code = "another_instance"
+
+
 class StandbyError(WppSyncError):
     """Another daemon holds the instance's lock: it copies, we wait."""
 

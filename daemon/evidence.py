@@ -83,7 +83,7 @@ async def writers(connection: Connection, table: str, clock: Clock) -> Writers |
     question = sql.oldest_writer(_FIRST_READ_ONLY, secrets.token_hex(8))
     try:
         async with connection.transaction():
-            await connection.fetch(sql.any_row(table))
+            await connection.fetch(sql.any_row(table, "transactions"))
             ((oldest, made_for_us),) = await connection.fetch(question)
     except (AccessError, MissingError):
         return None

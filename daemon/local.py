@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from daemon import bulk, sql
 from daemon.aio import together
 from daemon.db import Connection
-from daemon.errors import RowError
+from daemon.errors import MissingError, RowError
 from daemon.schema import Plan
 from daemon.sql import Key, Range, Row, Text, Value
 
@@ -112,6 +112,14 @@ async def keys(
         plan.entity.local, plan.local_key, after=after, upto=upto, limit=limit, note=note
     )
     return [int(key) for (key,) in await connection.fetch(statement) if key is not None]
+
+
+async def has_rows(connection: Connection, table: str, note: str) -> bool:
+    """Whether there is anything in a local table; one that is not there has nothing."""
+    try:
+        return bool(await connection.fetch(sql.any_row(table, note)))
+    except MissingError:
+        return False
 
 
 async def holders(

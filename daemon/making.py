@@ -16,7 +16,7 @@ import structlog
 from daemon import local, schema, state
 from daemon.db import Connection
 from daemon.entities import Entity
-from daemon.errors import MissingError, SchemaError, WppSyncError
+from daemon.errors import MissingError, OwnerError, SchemaError, WppSyncError
 from daemon.schema import Plan, Table
 from daemon.shared import Shared
 from daemon.sql import Key
@@ -64,6 +64,9 @@ class Standing:
     """By name. What could not be read of all together, and is not here, is read of each alone, so
     that the trouble is told whose it is."""
 
+    refused: OwnerError | None = None
+    """Why nothing of it may be changed: it is another instance's."""
+
 
 @dataclass(slots=True)
 class _Learnt:
@@ -99,13 +102,24 @@ class Maker:
         self._log = structlog.get_logger().bind(instance=instance)
         self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
 
-    async def look(self, connection: Connection, entities: Collection[Entity]) -> Standing:
-        """What stands there of these entities; each has a state row from here on.
+    async def look(
+        self, connection: Connection, entities: Collection[Entity], every: Collection[Entity]
+    ) -> Standing:
+        """What stands there of these entities, out of `every` one that the instance has; each has
+        a state row from here on.
 
         Raises DatabaseError.
         """
-        names = [entity.name for entity in entities]
-        states, rounds = await state.ensure(connection, names, f"{self._name} state")
+        names, note = [entity.name for entity in entities], f"{self._name} state"
+        states, rounds = await state.ensure(connection, names, note)
+        refused = None
+        if others := state.others(states, [entity.name for entity in every], self._name):
+            refused = await self._refusal(connection, states, every, set(others.values()))
+            if refused is None:
+                # All at once: of a half there would be rows, and the other half another's.
+                await state.reset(connection, [*others], resync=False, disown=True, note=note)
+                self._log.info("renamed", before=sorted(set(others.values())))
+                states, rounds = await state.ensure(connection, names, note)
         widths = {entity.name: len(entity.key) for entity in entities}
         wanted = [entity.local for entity in entities]
         wanted += [derived.local for entity in entities for derived in entity.derived]
@@ -118,6 +132,34 @@ class Maker:
             await _unless_somebodys_own(
                 schema.read_all(connection, wanted, f"{self._name} schema")
             ),
+            refused,
+        )
+
+    async def _refusal(
+        self,
+        connection: Connection,
+        states: Mapping[str, State],
+        entities: Collection[Entity],
+        others: Collection[str],
+    ) -> OwnerError | None:
+        """Why nothing of a database is changed that was copied for others, as a whole: beside
+        their contacts our schedules have no business, either. None: there is no row of theirs, as
+        where the instance's name was a slip."""
+        note = f"{self._name} state"
+        for entity in entities:
+            known = states.get(entity.name)
+            if known is None or known.instance == self._name:
+                continue
+            if await _or_in_doubt(local.has_rows(connection, entity.local, note)):
+                return self._anothers(others)
+        return None
+
+    def _anothers(self, others: Collection[str]) -> OwnerError:
+        return OwnerError(
+            f"this database was copied for {', '.join(sorted(others))}: nothing is written to it,"
+            f" nothing deleted, for {self._name}",
+            hint="correct the names and databases of the instances and reload; if it is"
+            f" {self._name}'s now: `wpp-sync resync {self._name}`",
         )
 
     async def motion(
@@ -125,24 +167,25 @@ class Maker:
     ) -> Made:
         """An entity's motion, which goes on from what stands there.
 
-        Raises SchemaError where the tables do not fit, DatabaseError.
+        Raises SchemaError where the tables do not fit or are another instance's, DatabaseError.
         """
+        if standing.refused is not None:
+            raise standing.refused
         source, plan = await self._tables(connection, entity, standing.tables)
         if plan.note and self._learnt[entity.name].note != plan.note:
             self._learnt[entity.name].note = plan.note
             self._log.info("columns left out", entity=entity.name, columns=plan.note)
-        known, remembered = standing.states[entity.name], standing.rounds[entity.name]
+        known, remembered = await self._claimed(
+            connection, entity, standing.states[entity.name], standing.rounds[entity.name]
+        )
         quarantined = standing.quarantined.get(entity.name)
         if quarantined is None:
             quarantined = await self._quarantined(connection, entity)
         if entity.motion == "incremental" and await self._should_not_be_empty(
             connection, plan, known, quarantined
         ):
-            note = f"{self._name} {entity.name}"
             self._log.warning("local table empty", entity=entity.name)
-            await state.reset(connection, [entity.name], resync=False, note=note)
-            states, rounds = await state.ensure(connection, [entity.name], note)
-            known, remembered = states[entity.name], rounds[entity.name]
+            known, remembered = await self._anew(connection, entity)
         derived, underived = await self._derived(connection, entity, source, plan, standing.tables)
         if underived is not None:
             remembered = replace(remembered, derived=False)
@@ -174,6 +217,31 @@ class Maker:
             clock=shared.clock,
         )
         return Made(motion, underived)
+
+    async def _claimed(
+        self, connection: Connection, entity: Entity, known: State, remembered: Round
+    ) -> tuple[State, Round]:
+        """The state row as it counts for this instance and the rows that it copies.
+
+        Raises OwnerError.
+        """
+        what = state.claim(known, self._name, entity.source)
+        if what == "another's":
+            raise self._anothers([known.instance or ""])  # since a moment ago
+        if what == "other source":
+            self._log.info("other rows wanted", entity=entity.name)
+            known, remembered = await self._anew(connection, entity)
+        if what != "ours":
+            note = f"{self._name} {entity.name}"
+            known = await state.adopt(connection, known, self._name, entity.source, note)
+        return known, remembered
+
+    async def _anew(self, connection: Connection, entity: Entity) -> tuple[State, Round]:
+        """Begin at the start again: every row is read, and the whole table compared."""
+        note = f"{self._name} {entity.name}"
+        await state.reset(connection, [entity.name], resync=False, disown=False, note=note)
+        states, rounds = await state.ensure(connection, [entity.name], note)
+        return states[entity.name], rounds[entity.name]
 
     async def _tables(
         self,
@@ -292,6 +360,16 @@ class Maker:
         return not await local.keys(
             connection, plan, after=-_EVERY_KEY, upto=_EVERY_KEY, limit=1, note=note
         )
+
+
+async def _or_in_doubt(asked: Awaitable[bool]) -> bool:
+    """The answer; yes, where one table alone cannot be asked."""
+    try:
+        return await asked
+    except WppSyncError as error:
+        if not is_entitys_own(error):
+            raise
+        return True
 
 
 async def _unless_somebodys_own(read: Awaitable[Mapping[str, T]]) -> Mapping[str, T]:

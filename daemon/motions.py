@@ -325,7 +325,7 @@ class Motions(Mapping[str, Motion]):
         if not wanted:
             self.end_rest()
             return
-        standing = await self._maker.look(connection, wanted)
+        standing = await self._maker.look(connection, wanted, self.entities.values())
         self.states = dict(standing.states)
         for entity in wanted:
             try:

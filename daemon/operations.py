@@ -97,6 +97,7 @@ async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
 
 async def force_full_resync(instance: Instance) -> list[str]:
     """Everything is copied again, and what central does not have is removed from the local tables.
+    The database is this instance's from then on, whomever it was copied for before.
 
     The tables stay readable throughout; interrupted, it goes on. Returns the entities.
     """
@@ -361,7 +362,8 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
     entities = followed if entity == ALL else [entity]
     async with _connected(instance, "reset") as (connection, note):
         await quarantine.take_up_again(connection, entities, note)
-        await state.reset(connection, entities, resync=resync, note=note)
+        # A reset, which a HUP brings too, says nothing of whose the database is; a resync does.
+        await state.reset(connection, entities, resync=resync, disown=resync, note=note)
     instance.start_over()
     return entities
 

@@ -293,9 +293,9 @@ def oldest_writer(first_read_only: int, mark: str) -> Statement:
     )
 
 
-def any_row(table: str) -> Statement:
+def any_row(table: str, note: str) -> Statement:
     """A look at a table that costs nothing, and begins the transaction that it is in."""
-    return Statement(f"SELECT 1 FROM {quote(table)} LIMIT 1", (), "transactions")
+    return Statement(f"SELECT 1 FROM {quote(table)} LIMIT 1", (), note)
 
 
 def applier_threads() -> Statement:

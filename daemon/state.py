@@ -7,14 +7,24 @@ writer discard what it has, so that nobody's change is overwritten and no old ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from daemon.db import Connection
 from daemon.errors import MissingError, StateMovedError
 from daemon.sql import Row, Statement
 
-_COLUMNS = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at, rewound"
+_SINCE_2026_01 = "entity, last_synced_id, settled_id, settled_for, resync, last_synced_at, rewound"
+_COLUMNS = f"{_SINCE_2026_01}, instance, source"
+_OF_OLDER_VERSIONS = (
+    f"{_SINCE_2026_01}, NULL, NULL",
+    "entity, last_synced_id, 0, 0, 0, last_synced_at, 0, NULL, NULL",
+)
+"""What there is instead of `_COLUMNS` where this version has not migrated yet: in a database of an
+earlier version, and in every one from the field."""
+
 _ROUND = (
     "reconcile_cursor, TIMESTAMPDIFF(SECOND, reconciled_at, CURRENT_TIMESTAMP),"
     " derived_at IS NOT NULL"
@@ -45,6 +55,12 @@ class State:
     rewound: bool = False
     """Central's ids began again below what was read: nothing is copied until a reset."""
 
+    instance: str | None = None
+    """For whom all this counts, byte for byte; None: for whoever copies it next."""
+
+    source: str | None = None
+    """The central rows that it counts for (`Entity.source`); None: those that are copied next."""
+
     @property
     def settled(self) -> int:
         """The settled id that may be relied upon."""
@@ -74,7 +90,7 @@ class State:
 
 
 def _state(row: Row) -> State:
-    entity, last, settled, settled_for, resync, at, rewound = row
+    entity, last, settled, settled_for, resync, at, rewound, instance, source = row
     return State(
         # The table is an interface, and its key compares without case: `Messages` is messages.
         entity=(entity or b"").decode().strip().lower(),
@@ -84,28 +100,51 @@ def _state(row: Row) -> State:
         resync=resync not in {None, b"0"},
         rewound=rewound not in {None, b"0"},
         last_synced_at=(at or b"").decode(),
+        instance=None if instance is None else instance.decode(),
+        source=None if source is None else source.decode(),
     )
+
+
+Claim = Literal["ours", "nobodys", "other source", "another's"]
+
+
+def claim(known: State, instance: str, source: str) -> Claim:
+    """What a state row is to an instance that would go on from it. Pure.
+
+    Watermark, settled id and comparisons say what is copied: for one instance, and of certain
+    central rows. For others they say nothing, and taken for theirs they would leave rows out.
+    """
+    if known.instance is not None and known.instance != instance:
+        return "another's"
+    if known.instance is None or known.source is None:
+        return "nobodys"
+    # A rewound entity waits for its reset in any case, and begins anew then.
+    return "ours" if known.source == source or known.rewound else "other source"
+
+
+def others(states: Mapping[str, State], entities: Collection[str], instance: str) -> dict[str, str]:
+    """For whom these entities' rows count that count for another instance, by entity. Pure."""
+    whose = {name: states[name].instance for name in entities if name in states}
+    return {name: other for name, other in whose.items() if other not in {None, instance}}
 
 
 async def read(connection: Connection, note: str) -> dict[str, State]:
     """All rows, by entity."""
-    rows = await connection.fetch(Statement(f"SELECT {_COLUMNS} FROM wpp_sync_state", (), note))
+    return await _read(connection, _COLUMNS, note)
+
+
+async def _read(connection: Connection, columns: str, note: str) -> dict[str, State]:
+    rows = await connection.fetch(Statement(f"SELECT {columns} FROM wpp_sync_state", (), note))
     return {state.entity: state for state in map(_state, rows)}
 
 
 async def read_any(connection: Connection, note: str) -> dict[str, State]:
-    """As `read`, also where this version has not migrated yet: the columns that every database from
-    the field has, or nothing where there is no table at all."""
-    try:
-        return await read(connection, note)
-    except MissingError:
-        pass
-    columns = "entity, last_synced_id, 0, 0, 0, last_synced_at, 0"
-    try:
-        rows = await connection.fetch(Statement(f"SELECT {columns} FROM wpp_sync_state", (), note))
-    except MissingError:
-        return {}
-    return {state.entity: state for state in map(_state, rows)}
+    """As `read`, also where this version has not migrated yet: the columns that there are, or
+    nothing where there is no table at all."""
+    for columns in (_COLUMNS, *_OF_OLDER_VERSIONS):
+        with suppress(MissingError):
+            return await _read(connection, columns, note)
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +290,27 @@ async def write(connection: Connection, state: State, note: str) -> None:
     )
 
 
+async def adopt(
+    connection: Connection, known: State, instance: str, source: str, note: str
+) -> State:
+    """Write down for whom, and of which central rows, the row counts from now on; the row as it is
+    then. Where somebody has changed it meanwhile, the next transaction sees that (`locked`)."""
+    await connection.execute(
+        Statement(
+            "UPDATE wpp_sync_state SET instance = %s, source = %s,"
+            " last_synced_at = last_synced_at WHERE entity = %s AND instance <=> %s",
+            (instance, source, known.entity, known.instance),
+            note,
+        )
+    )
+    return replace(known, instance=instance, source=source)
+
+
 async def reset(
-    connection: Connection, entities: Sequence[str], *, resync: bool, note: str
+    connection: Connection, entities: Sequence[str], *, resync: bool, disown: bool, note: str
 ) -> None:
-    """In one transaction: the next pass re-pulls these entities from the start."""
+    """In one transaction: the next pass re-pulls these entities from the start. `disown`: whoever
+    copies them next makes them his; else they stay whose they are."""
     async with connection.transaction():
         for entity in entities:
             await connection.execute(
@@ -262,9 +318,9 @@ async def reset(
                     "INSERT INTO wpp_sync_state (entity, resync) VALUES (%s, %s)"
                     " ON DUPLICATE KEY UPDATE last_synced_id = 0, settled_id = 0, settled_for = 0,"
                     " rewound = 0, reconcile_cursor = NULL, reconciled_at = NULL,"
-                    " derived_at = NULL,"
+                    " derived_at = NULL, instance = IF(%s, NULL, instance),"
                     " resync = resync OR VALUES(resync), last_synced_at = CURRENT_TIMESTAMP",
-                    (entity, resync),
+                    (entity, resync, disown),
                     note,
                 )
             )

@@ -125,6 +125,27 @@ MUTANTS = (
         "tests/integration/test_copying.py",
     ),
     Mutant(
+        "a database that was copied for another instance is left alone",
+        "daemon/making.py",
+        "        if standing.refused is not None:\n            raise standing.refused\n",
+        "",
+        "tests/integration/test_made_for.py",
+    ),
+    Mutant(
+        "a reset says nothing of whose the database is",
+        "daemon/operations.py",
+        "resync=resync, disown=resync, note=note",
+        "resync=resync, disown=True, note=note",
+        "tests/integration/test_made_for.py",
+    ),
+    Mutant(
+        "what was copied of other rows counts no more",
+        "daemon/state.py",
+        'return "ours" if known.source == source or known.rewound else "other source"',
+        'return "ours"',
+        "tests/integration/test_made_for.py",
+    ),
+    Mutant(
         "a server converts text from the session's character set, and takes bytes as they are",
         "daemon/bulk.py",
         "[_BLOB if flag else _VAR_STRING for flag in binary]",

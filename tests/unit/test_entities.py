@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
-from daemon.entities import CATALOGUE, Derived, Entity, reads_the_clock
+from daemon.entities import CATALOGUE, Derived, Entity, Through, reads_the_clock
 
 
 @pytest.mark.parametrize(
@@ -132,3 +132,57 @@ def test_a_condition_that_reads_the_clock(condition: str, *, reads: bool) -> Non
 def test_no_condition_of_the_catalogue_does() -> None:
     """An entity whose hot rows change with the time never rests."""
     assert not any(reads_the_clock(each.hot or "") for each in CATALOGUE.values())
+
+
+# --- which rows belong ---------------------------------------------------------------------------
+
+
+def test_the_source_of_an_entity_stays_what_it_is_from_version_to_version() -> None:
+    """It stands in the state rows of every instance: another word has all copied again."""
+    assert {name: entity.source for name, entity in CATALOGUE.items()} == {
+        "messages": "33c46abe76868608",
+        "chats": "6a446907106d300b",
+        "contacts": "4211605ae244bc96",
+        "contact_sectors": "10fce53b599453d2",
+        "schedules": "eaeceaecae1aac08",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"central": "Messages"},
+        {"instance_column": "owner"},
+        {"instance_column": None},
+        {"where": "id > 1"},
+        {"where": ""},
+        {"through": Through(table="contacts", key="id", column="contact_id")},
+    ],
+)
+def test_what_decides_which_rows_belong_makes_another_source(change: dict[str, object]) -> None:
+    entity = CATALOGUE["messages"]
+
+    assert entity.model_copy(update=change).source != entity.source
+
+
+@pytest.mark.parametrize("field", sorted(Through.model_fields))
+def test_how_rows_follow_others_makes_another_source(field: str) -> None:
+    entity = CATALOGUE["contact_sectors"]
+    assert entity.through is not None
+    through = entity.through.model_copy(update={field: "another"})
+
+    assert entity.model_copy(update={"through": through}).source != entity.source
+
+
+def test_nothing_else_makes_another_source() -> None:
+    entity = CATALOGUE["messages"]
+    changes: dict[str, object] = {
+        "name": "more", "local": "wpp_more", "motion": "whole", "key": ("id", "id2"),
+        "columns": {"a": "b"}, "leave_out": ("a",), "encode": {"a": "uri_component"},
+        "hot": "id > 1", "interval": 1.0, "enabled": False, "derived": (),
+    }  # fmt: skip
+    assert changes.keys() == Entity.model_fields.keys() - {
+        "central", "instance_column", "through", "where"
+    }  # fmt: skip
+    for change, value in changes.items():
+        assert entity.model_copy(update={change: value}).source == entity.source

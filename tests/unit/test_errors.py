@@ -194,6 +194,7 @@ def test_a_cancellation_is_not_among_what_is_translated() -> None:
         ("MigrationFilesError", "migration_files", 2),
         ("MigrationError", "migration", 1),
         ("SchemaError", "schema", 1),
+        ("OwnerError", "another_instance", 1),
         ("StandbyError", "locked", 1),
         ("PausedError", "paused", 1),
         ("StoppedError", "stopped", 130),

@@ -6,9 +6,11 @@ from dataclasses import fields, replace
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.sql import Row
-from daemon.state import State, _state
+from daemon.state import Claim, State, _state, claim, others
 
 STATES = [
     State("messages", last, settled, settled_for, resync, "2026-02-03 00:00:00")
@@ -82,6 +84,8 @@ def test_every_field_but_the_time_makes_a_difference() -> None:
         "settled_for": 2,
         "resync": True,
         "rewound": True,
+        "instance": "nunes",
+        "source": "abc",
     }
 
     assert {field.name for field in fields(State)} == {*others, "last_synced_at"}
@@ -95,16 +99,86 @@ def test_every_field_but_the_time_makes_a_difference() -> None:
     ("row", "state"),
     [
         (
-            (b"messages", b"12", b"10", b"11", b"1", b"2026-02-03 04:05:06", b"1"),
-            State("messages", 12, 10, 11, True, "2026-02-03 04:05:06", True),
+            (
+                b"messages",
+                b"12",
+                b"10",
+                b"11",
+                b"1",
+                b"2026-02-03 04:05:06",
+                b"1",
+                "Núnes".encode(),
+                b"abc",
+            ),
+            State("messages", 12, 10, 11, True, "2026-02-03 04:05:06", True, "Núnes", "abc"),
         ),
         (
-            (b"chats", b"9223372036854775807", b"0", b"0", b"0", b"2026-02-03 04:05:06", b"0"),
+            (
+                b"chats",
+                b"9223372036854775807",
+                b"0",
+                b"0",
+                b"0",
+                b"2026-02-03 04:05:06",
+                b"0",
+                None,
+                None,
+            ),
             State("chats", 2**63 - 1, 0, 0, False, "2026-02-03 04:05:06"),
         ),
         # A table from the field may allow NULL where ours does not.
-        ((b"Chats", None, None, None, None, None, None), State("chats", 0, 0, 0, False, "")),
+        ((b"Chats", *[None] * 8), State("chats", 0, 0, 0, False, "")),
     ],
 )
 def test_a_row_as_the_server_prints_it(row: Row, state: State) -> None:
     assert _state(row) == state
+
+
+# --- for whom a row counts -----------------------------------------------------------------------
+
+
+def owned(instance: str | None, source: str | None, *, rewound: bool = False) -> State:
+    return State("messages", 9, 9, 9, False, "", rewound, instance, source)
+
+
+@pytest.mark.parametrize(
+    ("known", "what"),
+    [
+        (owned(None, None), "nobodys"),
+        (owned(None, "a"), "nobodys"),
+        (owned(None, "b"), "nobodys"),
+        (owned("nunes", None), "nobodys"),
+        (owned("nunes", "a"), "ours"),
+        (owned("nunes", "b"), "other source"),
+        (owned("nunes", "A"), "other source"),
+        *((owned(name, source), "another's")
+          for name in ("karsten", "Nunes", "Núnes", "nunes ", "") for source in (None, "a", "b")),
+    ],
+)  # fmt: skip
+def test_what_a_row_is_to_who_would_go_on_from_it(known: State, what: Claim) -> None:
+    assert claim(known, "nunes", "a") == what
+    # A resync that is under way changes nothing of whose it is.
+    assert claim(replace(known, resync=True), "nunes", "a") == what
+
+
+def test_a_rewound_row_waits_for_its_reset_whatever_it_counts_for() -> None:
+    assert claim(owned("nunes", "b", rewound=True), "nunes", "a") == "ours"
+    assert claim(owned("karsten", "a", rewound=True), "nunes", "a") == "another's"
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.sampled_from([None, "nunes", "Nunes", "karsten"])),
+    st.sets(st.sampled_from("abcde")),
+)
+def test_others_rows_are_those_of_the_entities_that_name_somebody_else(
+    names: dict[str, str | None], entities: set[str]
+) -> None:
+    states = {entity: replace(owned(name, "x"), entity=entity) for entity, name in names.items()}
+
+    found = others(states, entities, "nunes")
+
+    assert found == {
+        entity: name
+        for entity, name in names.items()
+        if entity in entities and claim(states[entity], "nunes", "x") == "another's"
+    }
