@@ -321,4 +321,11 @@ def reconcile(name: str, found: Mapping[str, Any], *, dry_run: bool) -> None:
         "equal" if not left else f"{left:,} rows differ" if dry_run else f"{left:,} rows differed"
     )
     but = f"; not compared to the end: {', '.join(failed)}" if failed else ""
+    behind = [each for each in found["entities"] if each.get("behind")]  # an older daemon is silent
+    if behind and not left:
+        what = "not all is copied yet"
     console.print(f"{name}  {what}{but}", markup=False)
+    for each in behind:
+        upto = "up to id {compared_to}; newer ids up to {head} not copied yet".format_map(each)
+        how = "compared" if left else "equal"
+        console.print(f"{name}  {each['entity']}: {how} {upto}", markup=False)

@@ -325,4 +325,5 @@ def reconcile(
         document(found)
     if failed:
         return EXIT_FAILED
-    return EXIT_DIFFERENT if dry_run and found["differences"] else EXIT_OK
+    different = found["differences"] or any(each.get("behind") for each in found["entities"])
+    return EXIT_DIFFERENT if dry_run and different else EXIT_OK
