@@ -99,7 +99,7 @@ async def look(
 def _paused(instance: Instance, entity: str) -> PausedError | None:
     """Why nothing is repaired, as last read."""
     pause = instance.orders.pauses.get(entity)
-    return None if pause is None else orders.paused(f"{instance.name} {entity}", pause)
+    return None if pause is None else orders.paused(instance.name, pause, entity)
 
 
 def _refuse_to_go_on(instance: Instance, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:

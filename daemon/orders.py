@@ -57,11 +57,13 @@ class Orders:
             raise paused(instance, self.pause)
 
 
-def paused(name: str, pause: Pause) -> PausedError:
-    """`name`: the instance, or the instance and its entity."""
+def paused(instance: str, pause: Pause, entity: str | None = None) -> PausedError:
+    """Nothing is written for an instance, or one entity of it."""
+    name, option = (f"{instance} {entity}", f" --entity {entity}") if entity else (instance, "")
     reason = f": {pause.reason}" if pause.reason else ""
     return PausedError(
-        f"{name} is paused since {pause.since} UTC{reason}", hint=f"wpp-sync resume {name}"
+        f"{name} is paused since {pause.since} UTC{reason}",
+        hint=f"wpp-sync resume {instance}{option}",
     )
 
 

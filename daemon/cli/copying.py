@@ -149,7 +149,9 @@ def _told(name: str, done: Mapping[str, Any], seconds: float, report: Report) ->
     line = f"{name}  {told} rows{late_text}  {seconds:.2f} s{broken_off}"
     report.done(name, answer, line, code)
     for entity in done["paused"]:
-        click.echo(f"{name}  {entity} is paused: wpp-sync resume {name}", err=True)
+        click.echo(
+            f"{name}  {entity} is paused: wpp-sync resume {name} --entity {entity}", err=True
+        )
     if done["quarantined"]:
         click.echo(
             f"{name}  {done['quarantined']:,} rows are in quarantine, not in the local tables:"

@@ -116,6 +116,7 @@ def test_one_entity_is_paused_and_the_others_go_on(
         assert (synced.status, synced.body["paused"]) == (200, ["messages"])
         compared = daemon.request("POST", "/v1/instances/nunes/reconcile", {"entity": "messages"})
         assert (compared.status, compared.body["error"]["code"]) == (409, "paused")
+        assert compared.body["error"]["hint"] == "wpp-sync resume nunes --entity messages"
         # Said again, the time stays and the reason is the new one.
         since = daemon.entity("messages")["paused"]["since"]
         cli(config, "pause", "nunes", "--entity", "messages", "--reason", "schema change")
