@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from daemon import comparing, db, hosts, lock, orders, state
@@ -24,6 +24,7 @@ from daemon.errors import (
     DatabaseError,
     MissingError,
     NoInstanceError,
+    StoppedError,
     TransientError,
     UsageError,
     WppSyncError,
@@ -138,11 +139,53 @@ async def list_quarantine(instance: Instance, limit: int = 1000) -> list[Entry]:
         return await quarantine.entries(connection, limit, note)
 
 
-async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None) -> int:
-    """Try the quarantined rows again, with a pass; how many are left."""
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What came of trying the rows in quarantine again."""
+
+    tried: int
+    left: int
+    not_tried: Mapping[str, WppSyncError]
+    """Entities with rows in quarantine that cannot be copied now, and why."""
+
+
+async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None) -> Retried:
+    """Try the quarantined rows again, with a pass, where there are any.
+
+    Raises as `sync_instance` does, and StoppedError.
+    """
+    waiting = await _in_quarantine(instance)
+    if not any(waiting.values()):
+        return Retried(0, 0, {})  # a pass may be a whole first sync, which nobody has asked for
     instance.retry_quarantine()
-    await instance.sync_pass(stop or asyncio.Event())
-    return sum(instance.motions.quarantined.values())
+    if (await instance.sync_pass(stop or asyncio.Event())).more:
+        raise StoppedError(f"{instance.name}: stopped before all was tried", hint="say it again")
+    paused = {
+        entity: orders.paused(instance.name, pause, entity)
+        for entity, pause in instance.orders.pauses.items()
+    }
+    errors = {**instance.motions.entity_errors, **paused}
+    not_tried = {entity: errors[entity] for entity, n in waiting.items() if n and entity in errors}
+    tried = sum(number for entity, number in waiting.items() if entity not in not_tried)
+    return Retried(tried, sum(instance.motions.quarantined.values()), not_tried)
+
+
+async def _in_quarantine(instance: Instance) -> dict[str, int]:
+    """How many rows of each entity wait there."""
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        found = await quarantine.counts(connection, f"{instance.name} quarantine")
+    except MissingError:
+        return {}  # nothing was ever synced there
+    finally:
+        await connection.close()
+    return {entity: number for entity, number in found.items() if entity in instance.entities}
+
+
+def told_retry(done: Retried) -> dict[str, Any]:
+    """What a retry has done, as command line and control socket show it."""
+    not_tried = {entity: error_object(error) for entity, error in done.not_tried.items()}
+    return {"tried": done.tried, "left": done.left, "not_tried": not_tried}
 
 
 async def discard_quarantine(
@@ -166,6 +209,7 @@ async def discard_quarantine(
         for name in {entry.entity for entry in chosen}:
             given_up = [(entry.id, entry.id2) for entry in chosen if entry.entity == name]
             await quarantine.discard(connection, name, given_up, note)
+        await instance.motions.count_quarantine(connection)  # of those that are paused, too
     instance.retry_quarantine()  # so that it counts what is left
     return len(chosen)
 

@@ -230,7 +230,8 @@ class ControlApi:
     async def _retry(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
         await _body(request, set())
-        return json_answer({"left": await operations.retry_quarantine(instance, instance.stop)})
+        done = await operations.retry_quarantine(instance, instance.stop)
+        return json_answer(operations.told_retry(done))
 
     async def _discard(self, request: web.Request) -> web.Response:
         instance = self._pick(request)

@@ -135,7 +135,9 @@ def test_every_verb_has_one_document_for_machines(
         assert synced["instance"] == "nunes"
         assert set(synced) >= {"rows", "late", "quarantined", "errors", "interrupted", "seconds"}
         assert (list(synced["rows"]), synced["interrupted"]) == (["messages"], False)
-        assert told("quarantine", "nunes", "retry") == {"instance": "nunes", "left": 1}
+        assert told("quarantine", "nunes", "retry") == {
+            "instance": "nunes", "tried": 1, "left": 1, "not_tried": {},
+        }  # fmt: skip
         assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
         assert told("quarantine", "nunes")[0]["id"] == 70_001
         assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
