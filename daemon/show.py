@@ -82,6 +82,9 @@ def _trouble(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"{name}: {error['message']}"
             if error["hint"]:
                 yield f"  hint: {error['hint']}"
+        if _state(each) == "standby" and each.get("copier"):
+            copier = each["copier"]
+            yield f"{name}: copied from {copier['host']} (process {copier['pid']})"
         if each["paused"]:
             yield f"{name}: paused {_pause(each['paused'])}"
         for entity in each["sync_state"]:
@@ -142,10 +145,9 @@ def brief(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
             if entity["lag_seconds"] is not None and entity["head"] is not None
         ]
         lag = f"{max(lags):.1f}" if lags else "–"
-        written = max((entity["last_synced_at"] or "" for entity in each["sync_state"]), default="")
-        yield (
-            f"{each['instance']:<{width}}  {state:<9}  {rows:>12,}  {lag:>9}  {written or 'never'}"
-        )
+        known = [entity for entity in each["sync_state"] if entity["last_synced_id"] is not None]
+        written = max((entity["last_synced_at"] or "" for entity in known), default="–") or "never"
+        yield f"{each['instance']:<{width}}  {state:<9}  {rows:>12,}  {lag:>9}  {written}"
     counts = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
     yield f"{len(instances):,} instances: {counts}"
 
@@ -191,7 +193,7 @@ def _overview(instances: Sequence[dict[str, Any]], without: Sequence[str]) -> Ta
                 "head": _number(entity["head"]),
                 "lag rows": _number(entity["lag_rows"]),
                 "lag s": "–" if entity["lag_seconds"] is None else f"{entity['lag_seconds']:.1f}",
-                "last synced": entity["last_synced_at"] or "never",
+                "last synced": _synced(entity),
             }
             table.add_row(*(cells[name] for name in columns))
     return table
@@ -203,6 +205,13 @@ def _state(each: Mapping[str, Any]) -> str:
     error = each["error"]
     alone = error is not None and error["code"] == "no_copier" and each["state"] == "standby"
     return "no copier" if alone else str(each["state"])
+
+
+def _synced(entity: Mapping[str, Any]) -> str:
+    """When; never is something else than not known, as of a server that does not answer."""
+    if entity["last_synced_id"] is None:
+        return "–"
+    return entity["last_synced_at"] or "never"
 
 
 def _number(value: int | None) -> str:

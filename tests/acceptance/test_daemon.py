@@ -141,6 +141,9 @@ def test_a_database_that_does_not_answer_is_a_503(
             assert error_of(answer)["code"] == "unreachable"
             assert "check host, port" in error_of(answer)["hint"]
         assert daemon.status()["error"]["code"] == "unreachable", "the status is still a 200"
+        unknown = ("last_synced_id", "settled_id", "position", "last_synced_at")
+        assert [daemon.entity()[key] for key in unknown] == [None] * len(unknown), "not 0"
+        assert "wpp_sync_last_synced_id" not in daemon.metrics()
 
 
 @pytest.mark.parametrize(("setting", "mode"), [({}, 0o660), ({"mode": "0600"}, 0o600)])
