@@ -34,6 +34,7 @@ from daemon.instance import Instance
 from daemon.migrations.drift import Recorded
 from daemon.migrations.files import Migration
 from daemon.migrations.journal import Applied
+from daemon.orders import Orders
 from daemon.state import State
 from daemon.status import error_object, iso, status, status_now, told_orders
 from daemon.sync import quarantine
@@ -457,6 +458,8 @@ class _Read(NamedTuple):
     holder: int | None
     """Who has its lock, a connection's id."""
 
+    orders: Orders
+
     def know(self, instance: Instance) -> None:
         """Have the instance know it."""
         instance.migrator.history, instance.migrator.journal = self.history, self.journal
@@ -464,6 +467,7 @@ class _Read(NamedTuple):
         motions = instance.motions
         motions.states, motions.quarantined = nothing | self.states, self.quarantined
         instance.hold.copier = self.copier
+        instance.orders = self.orders
 
 
 async def _read(instance: Instance, connection: Connection) -> _Read:
@@ -476,7 +480,8 @@ async def _read(instance: Instance, connection: Connection) -> _Read:
     except MissingError:
         quarantined = {}  # not migrated by this version yet
     holder = await lock.holder(connection, instance.settings.database, note)
-    return _Read(history, journal, states, copier, quarantined, holder)
+    said = await orders.read(connection, note)
+    return _Read(history, journal, states, copier, quarantined, holder, said)
 
 
 async def _status_of_standby(instance: Instance) -> dict[str, Any]:
@@ -488,8 +493,10 @@ async def _status_of_standby(instance: Instance) -> dict[str, Any]:
         await connection.close()
     if instance.hold.usable:
         return status_now(instance)  # by now the loop has it, and knows better
+    heeded = instance.orders
     found.know(instance)
     told = status_now(instance)
+    instance.orders = heeded  # the loop does what is new in them when it reads them itself
     if instance.state == "standby":
         instance.forget_what_others_change()
     return told
@@ -500,7 +507,6 @@ async def _status_without_a_daemon(instance: Instance) -> dict[str, Any]:
     try:
         found = await _read(instance, connection)
         await instance.migrator.look(connection)
-        instance.orders = await orders.read(connection, f"{instance.name} status")
     finally:
         await connection.close()
     found.know(instance)
