@@ -411,20 +411,26 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
     return entities
 
 
-async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> bool:
-    """Until a full resync is done; False when this process does not carry it out (another one
-    copies the instance, it is paused or an entity of it is), or was asked to stop."""
+async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> str | None:
+    """Until a full resync is done. Else why it is not waited for any longer: `paused` (or an entity
+    of it is), `elsewhere` (another daemon copies the instance) or `stopped` (we were asked to)."""
     elsewhere = 0
     while instance.running and not stop.is_set():
         pending = {name for name in instance.entities if _resyncing(instance, name)}
         if not pending and instance.opened and not instance.reads_anew:
-            return True
-        paused = pending & set(instance.orders.pauses)
-        elsewhere = elsewhere + 1 if paused or instance.state in {"standby", "paused"} else 0
+            return None
+        paused = instance.state == "paused" or bool(pending & set(instance.orders.pauses))
+        elsewhere = elsewhere + 1 if paused or instance.state == "standby" else 0
         if elsewhere >= _SURE_LOOKS:  # not only because it begins anew at this moment
-            return False
+            return "paused" if paused else "elsewhere"
         await wait_first(0.5, stop)
-    return False
+    return "stopped"
+
+
+async def is_copied(instance: Instance) -> bool:
+    """Whether somebody, on whichever host, has the instance's lock."""
+    async with _connected(instance, "look at") as (connection, note):
+        return await lock.holder(connection, instance.settings.database, note) is not None
 
 
 def _resyncing(instance: Instance, entity: str) -> bool:

@@ -164,6 +164,13 @@ def _told(name: str, done: Mapping[str, Any], seconds: float, report: Report) ->
 
 # --- reset, resync ---------------------------------------------------------------------------
 
+_UNFINISHED = {
+    "paused": "waits until it is resumed: wpp-sync status {name}",
+    "elsewhere": "is done by the daemon that copies it on another host: wpp-sync status {name}",
+    "stopped": "is broken off by the daemon's stop or a reload, and goes on with its next start",
+}
+"""Why a resync was not waited for to its end, by what the daemon says."""
+
 
 @click.command()
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
@@ -209,7 +216,7 @@ def resync(
     wait: bool | None,
     as_json: bool,
     config_path: str | None,
-) -> None:
+) -> int:
     """Copy everything again, and remove local rows that central does not have.
 
     The tables stay readable throughout. Ctrl-C ends the waiting, not the resync.
@@ -231,10 +238,10 @@ def resync(
     if not waits or not operator.live:
         begun = _change(operator, name, "resync", {}, work, as_json=as_json)
         if waits:
-            click.echo("no daemon runs here: `wpp-sync sync` does it", err=True)
+            click.echo(f"no daemon runs here: {_who_resyncs(operator, name)}", err=True)
         if as_json:
             document({"instance": name, "resync": begun, "finished": False})
-        return
+        return EXIT_INTERRUPTED if waits else EXIT_OK
     from daemon.client import instance_path
     from daemon.progress import Shown
 
@@ -242,10 +249,22 @@ def resync(
         done = operator.client.follow(instance_path(name, "resync"), {}, shown.told)
     if not as_json:
         click.echo(f"{name}  resync: {', '.join(done['resync'])}")
-    end = "done" if done["finished"] else "goes on: wpp-sync status"
+    # An older daemon does not say why it is not finished.
+    why = _UNFINISHED.get(done.get("unfinished") or "", "is not finished: wpp-sync status {name}")
+    end = "done" if done["finished"] else why.format(name=name)
     click.echo(f"{name}  resync {end}", err=True)
     if as_json:
         document({"instance": name, **done})
+    return EXIT_OK if done["finished"] else EXIT_INTERRUPTED
+
+
+def _who_resyncs(operator: Operator, name: str) -> str:
+    """Who carries it out, where no daemon runs here."""
+    from daemon import operations
+
+    if with_parts(operator.settings, lambda b: operations.is_copied(b.instances[name])):
+        return f"the one that copies {name} on another host does it: wpp-sync status {name}"
+    return f"`wpp-sync sync {name}` does it"
 
 
 def _change(

@@ -159,8 +159,8 @@ class ControlApi:
             return json_answer({"resync": begun})
 
         async def work(stop: asyncio.Event) -> dict[str, Any]:
-            finished = await operations.wait_for_resync(instance, stop)
-            return {"resync": begun, "finished": finished}
+            unfinished = await operations.wait_for_resync(instance, stop)
+            return {"resync": begun, "finished": unfinished is None, "unfinished": unfinished}
 
         return await _long(request, instance, work)
 

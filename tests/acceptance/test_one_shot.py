@@ -141,10 +141,10 @@ def test_every_verb_has_one_document_for_machines(
         assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
         assert told("quarantine", "nunes")[0]["id"] == 70_001
         assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
-        resynced = told("resync", "nunes", "--wait")
-        assert resynced == {
+        resynced = told("resync", "nunes", "--wait", code=0 if with_daemon else 130)
+        assert resynced.items() >= {
             "instance": "nunes", "resync": ["messages", "chats"], "finished": with_daemon,
-        }  # fmt: skip
+        }.items()  # fmt: skip
         (ordered,) = told("throttle", "nunes", "900")["instances"]
         assert (ordered["rows_per_second"], ordered["at_once"]) == (900, with_daemon)
         (ordered,) = told("pause", "--all", "--reason", "—")["instances"]

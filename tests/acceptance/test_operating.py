@@ -419,7 +419,9 @@ def test_long_work_tells_its_progress_as_lines(
         *_, last = stream(daemon.socket, f"{target}/reconcile", {"entity": "messages"})
         assert last["done"]["differences"] == 0
         *_, last = stream(daemon.socket, f"{target}/resync", {})
-        assert last == {"done": {"resync": ["messages", "chats"], "finished": True}}
+        assert last == {
+            "done": {"resync": ["messages", "chats"], "finished": True, "unfinished": None}
+        }
         assert not any(each["resync"] for each in daemon.status()["sync_state"])
         *_, last = stream(daemon.socket, f"{target}/reconcile", {"entity": "nothing"})
         assert (last["status"], last["error"]["code"]) == (400, "usage")
