@@ -276,7 +276,12 @@ async def _order(
     """Write an order, have it heeded, and say what holds from here on."""
     try:
         async with _connected(instance, verb) as (connection, note):
-            await write(connection, note)
+            try:
+                await write(connection, note)
+            except MissingError:
+                # Migrations that are not through, or refused, are no reason to go on writing.
+                await instance.migrator.create_ahead(connection, orders.MADE_BY)
+                await write(connection, note)
             now = await orders.read(connection, note)
     except TransientError as error:
         error.hint = (

@@ -15,6 +15,9 @@ from daemon.sql import Statement
 EVERYTHING = ""
 """The row that is about the instance as a whole; the others are named like their entity."""
 
+MADE_BY = "2026-11-25-001-remember-orders"
+"""The migration that creates the table."""
+
 LONGEST_REASON = 500
 """Characters."""
 

@@ -136,10 +136,13 @@ def test_orders_without_a_daemon_hold_for_the_next_one(
     central, local = databases
     mirror.insert_messages(central, range(1, 11))
     config = write_config(central, {"nunes": local}, **QUICK)
-    before = run_cli("pause", "nunes", "-c", config)
-    assert before.returncode == 2, "nothing is there yet that could remember it"
-    assert "not there yet" in before.stderr
+    cli(config, "pause", "nunes")
+    refused = run_cli("sync", "nunes", "-c", config)
+    assert "nunes is paused since" in refused.stderr
+    assert mirror.rows(local, "SHOW TABLES") == [["wpp_sync_orders"]], "nothing is migrated"
+    cli(config, "resume", "nunes")
     cli(config, "sync", "nunes")
+    assert json.loads(cli(config, "status", "nunes", "--json"))["pending_migrations"] == []
     assert cli(config, "pause", "nunes").startswith("nunes  paused; a daemon that copies it on")
     mirror.insert_messages(central, range(11, 21))
     with DaemonProcess(config) as daemon:
@@ -151,6 +154,23 @@ def test_orders_without_a_daemon_hold_for_the_next_one(
 
 
 # --- throttle -------------------------------------------------------------------------------------
+
+
+def test_who_is_refused_for_his_tables_can_be_paused(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.run(local, "CREATE TABLE wpp_sync_quarantine (x INT)")
+    config = write_config(central, {"nunes": local}, **QUICK)
+    with DaemonProcess(config) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "failed")
+        assert daemon.status()["error"]["code"] == "migration"
+        assert cli(config, "pause", "--all").startswith("nunes  paused")
+        daemon.wait_until(lambda: daemon.state() == "paused")
+        mirror.run(local, "DROP TABLE wpp_sync_quarantine")
+        cli(config, "resume", "nunes")
+        _idle(daemon)
+        assert daemon.status()["pending_migrations"] == []
 
 
 def test_a_throttle_keeps_its_pace(databases: Databases, write_config: WriteConfig) -> None:
