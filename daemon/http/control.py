@@ -248,7 +248,12 @@ class ControlApi:
 
 
 async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:
-    """The request's JSON object; raises UsageError for anything else."""
+    """The request's JSON object; raises UsageError for anything else.
+
+    For a query, too: `pause?entity=messages` would otherwise be a pause of all.
+    """
+    if request.query_string:
+        raise UsageError("the query is not read", hint="send a JSON object as the body")
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             content = await request.read()

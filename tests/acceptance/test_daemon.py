@@ -114,6 +114,8 @@ def test_wrong_requests_are_answered_with_an_error_object(
             ("POST", f"{nunes}/reset", b'{"entity": "contacts"}', 400, "no entity"),
             ("POST", f"{nunes}/resync", b'{"entity": "all"}', 400, "unknown key entity"),
             ("POST", f"{nunes}/sync", b" " * 70_000, 413, "413"),
+            ("POST", f"{nunes}/pause?entity=messages", None, 400, "the query is not read"),
+            ("POST", "/v1/reload?now", b"{}", 400, "the query is not read"),
             ("POST", f"{nunes}/explode", b"{}", 404, "404"),
             ("GET", "/v2/status", None, 404, "404"),
             ("GET", "/metrics", None, 404, "404"),
