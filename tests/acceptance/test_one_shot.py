@@ -106,9 +106,13 @@ def test_what_is_switched_off_does_not_keep_the_others(
         done = run_cli(*verb, "--all", *pace, "-c", config)
         assert done.returncode == 0, done.stderr
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["nunes"]
-    named = run_cli("sync", "karsten", "-c", config)
-    assert named.returncode == 2
-    assert "there is no instance 'karsten'" in named.stderr
+    with DaemonProcess(config) as daemon:
+        for _ in range(2):  # through the daemon, and without
+            for word in ("sync", "status", "pause"):
+                named = run_cli(word, "karsten", "-c", config)
+                assert named.returncode == 2
+                assert "'karsten' is disabled in the configuration" in named.stderr
+            daemon.stop()
 
 
 @pytest.mark.parametrize("with_daemon", [True, False])
