@@ -140,6 +140,13 @@ async def list_quarantine(instance: Instance, limit: int = 1000) -> list[Entry]:
         return await quarantine.entries(connection, limit, note)
 
 
+def told_quarantine(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What lies in quarantine, as command line and control socket show it."""
+    times = ("first_tried_at", "last_tried_at", "discarded_at")
+    rows = [asdict(entry) for entry in entries]
+    return {"rows": [row | {at: iso(row[at] or "") for at in times} for row in rows]}
+
+
 @dataclass(frozen=True, slots=True)
 class Retried:
     """What came of trying the rows in quarantine again."""

@@ -232,11 +232,9 @@ def quarantine(
 
 
 async def _list(instance: Instance) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from daemon import operations
 
-    return {"rows": [asdict(entry) for entry in await operations.list_quarantine(instance)]}
+    return operations.told_quarantine(await operations.list_quarantine(instance))
 
 
 async def _retry(instance: Instance) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -131,7 +130,7 @@ class ControlApi:
 
     async def _quarantine(self, request: web.Request) -> web.Response:
         found = await operations.list_quarantine(self._pick(request))
-        return json_answer({"rows": [asdict(entry) for entry in found]})
+        return json_answer(operations.told_quarantine(found))
 
     # --- what takes its time ----------------------------------------------------------------------
 

@@ -143,7 +143,10 @@ def test_every_verb_has_one_document_for_machines(
             "instance": "nunes", "tried": 1, "left": 1, "not_tried": {},
         }  # fmt: skip
         assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
-        assert told("quarantine", "nunes")[0]["id"] == 70_001
+        (row,) = told("quarantine", "nunes")
+        assert row["id"] == 70_001
+        for at in ("first_tried_at", "last_tried_at", "discarded_at"):
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row[at]), at
         assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
         resynced = told("resync", "nunes", "--wait", code=0 if with_daemon else 130)
         assert resynced.items() >= {
