@@ -111,7 +111,7 @@ def _sync_through_daemon(client: Client, left_out: Mapping[str, list[str]], repo
         except WppSyncError as error:
             report.failed(name, error)
         else:
-            _told(name, done, monotonic() - began, report)
+            _told(name, skip, done, monotonic() - began, report)
 
 
 async def _sync(built: Parts, left_out: Mapping[str, list[str]], report: Report) -> bool:
@@ -133,22 +133,28 @@ async def _sync(built: Parts, left_out: Mapping[str, list[str]], report: Report)
             report.failed(name, error)
         else:
             done = operations.told_pass(instance, result) | {"interrupted": stop.is_set()}
-            _told(name, done, monotonic() - began, report)
+            _told(name, skip, done, monotonic() - began, report)
     return True
 
 
-def _told(name: str, done: Mapping[str, Any], seconds: float, report: Report) -> None:
-    """Say what a pass has done."""
+def _told(
+    name: str, skip: list[str], done: Mapping[str, Any], seconds: float, report: Report
+) -> None:
+    """Say what a pass over all but those to skip has done."""
     interrupted = bool(done.get("interrupted"))
     rows, late = done["rows"], done["late"]
-    told = ", ".join(f"{entity} {number:,}" for entity, number in rows.items()) or "nothing to do"
+    paused = [entity for entity in done["paused"] if entity not in skip]
+    told = ", ".join(f"{entity} {number:,}" for entity, number in rows.items())
+    told = f"{told} rows" if told else "nothing was copied" if paused else "nothing to do"
     late_text = f" ({late:,} late)" if late else ""
     broken_off = "  interrupted, goes on next time" if interrupted else ""
-    code = EXIT_INTERRUPTED if interrupted else EXIT_FAILED if done["errors"] else EXIT_OK
+    # Where nothing but what is paused was asked for, what was asked for is not done.
+    failed = done["errors"] or (paused and not rows)
+    code = EXIT_INTERRUPTED if interrupted else EXIT_FAILED if failed else EXIT_OK
     answer = {**done, "interrupted": interrupted, "seconds": round(seconds, 3)}
-    line = f"{name}  {told} rows{late_text}  {seconds:.2f} s{broken_off}"
+    line = f"{name}  {told}{late_text}  {seconds:.2f} s{broken_off}"
     report.done(name, answer, line, code)
-    for entity in done["paused"]:
+    for entity in paused:
         click.echo(
             f"{name}  {entity} is paused: wpp-sync resume {name} --entity {entity}", err=True
         )

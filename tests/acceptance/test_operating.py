@@ -117,6 +117,11 @@ def test_one_entity_is_paused_and_the_others_go_on(
         compared = daemon.request("POST", "/v1/instances/nunes/reconcile", {"entity": "messages"})
         assert (compared.status, compared.body["error"]["code"]) == (409, "paused")
         assert compared.body["error"]["hint"] == "wpp-sync resume nunes --entity messages"
+        for only, code in (("messages", 1), ("chats", 0)):
+            said_of = run_cli("sync", "nunes", "--only", only, "-c", config)
+            assert said_of.returncode == code
+            assert ("messages is paused" in said_of.stderr) == (only == "messages")
+            assert "nothing to do" not in said_of.stdout
         # Said again, the time stays and the reason is the new one.
         since = daemon.entity("messages")["paused"]["since"]
         cli(config, "pause", "nunes", "--entity", "messages", "--reason", "schema change")
