@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -232,6 +233,16 @@ def test_what_is_not_done_to_its_end_does_not_end_with_0(daemon: DaemonProcess) 
     assert "goes on with its next start" in found["resync"].stderr
     assert found["reconcile"].returncode == 130, found["reconcile"].stderr
     assert "stopped" in found["reconcile"].stderr
+
+
+def test_what_is_equal_only_as_far_as_it_is_copied_is_told(daemon: DaemonProcess) -> None:
+    with asked(daemon, "sync"):
+        begun(daemon)
+        said = run_cli("reconcile", "nunes", "messages", "--dry-run", "-c", daemon.config)
+        assert said.returncode == 4, said.stdout + said.stderr
+        assert "nunes  not all is copied yet" in said.stdout
+        assert re.search(r"messages: equal up to id \d+; newer ids up to \d+", said.stdout)
+        assert daemon.stop() == 0
 
 
 def test_a_resync_without_a_daemon_here_says_who_does_it(
