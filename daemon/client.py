@@ -16,12 +16,14 @@ from urllib.parse import quote
 
 from daemon.errors import (
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     ConfigError,
     DaemonUnreachableError,
     MigrationFilesError,
     NoDaemonError,
+    StoppedError,
     WppSyncError,
 )
 
@@ -155,6 +157,8 @@ class Client:
         refused.exit_code = _EXIT_CODES.get(status, EXIT_FAILED)
         if code in _ABOUT_FILES:
             refused.exit_code = EXIT_USAGE
+        elif code == StoppedError.code:
+            refused.exit_code = EXIT_INTERRUPTED
         return refused
 
 

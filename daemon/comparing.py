@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from daemon import db, lock, orders, state
 from daemon.aio import wait_first
+from daemon.db import Connection
 from daemon.errors import PausedError, StoppedError, WppSyncError
 from daemon.instance import Instance
 from daemon.schema import Plan
@@ -19,6 +20,12 @@ from daemon.sync.reconcile import Bounds, Reconcile, Tally
 from daemon.sync.run import is_entitys_own
 
 _TURN_SECONDS = 1.0
+
+_ON_THEIR_WAY_SECONDS = 5.0
+"""Whoever follows the head copies a new row within a second or two: what is not copied after so
+long waits for more than its turn."""
+
+_LOOK_SECONDS = 0.5
 
 
 async def repair(
@@ -78,6 +85,8 @@ async def look(
                 bounds = await _comparable(instance, plan, known, copied=copied)
                 committer = await instance.maker.committer(connection, plan, known)
                 await _whole_round(instance, asked, committer, bounds, stop)
+                if copied and bounds.upto is not None:
+                    await _look_above(instance, connection, plan, asked.tally, stop)
             except WppSyncError as error:
                 if not is_entitys_own(error):
                     raise
@@ -91,7 +100,7 @@ async def look(
 def _paused(instance: Instance, entity: str) -> PausedError | None:
     """Why nothing is repaired, as last read."""
     pause = instance.orders.pauses.get(entity)
-    return None if pause is None else orders.paused(f"{instance.name} {entity}", pause)
+    return None if pause is None else orders.paused(instance.name, pause, entity)
 
 
 def _refuse_to_go_on(instance: Instance, stop: asyncio.Event, found: Mapping[str, Tally]) -> None:
@@ -129,6 +138,33 @@ async def _comparable(instance: Instance, plan: Plan, known: State, *, copied: b
         return Bounds(known.position, known.settled)
     head = await instance.shared.central.head(plan.entity.central, plan.central_key)
     return Bounds(max(head.id, known.position), None)
+
+
+async def _look_above(
+    instance: Instance, connection: Connection, plan: Plan, tally: Tally, stop: asyncio.Event
+) -> None:
+    """Whether the instance has rows that are newer than what was compared and are not being copied
+    at this moment: equal up to there is not equal.
+
+    Rows that are in flight are no trouble, so they get the time to arrive; but nothing arrives
+    where somebody has paused it.
+    """
+    entity, note = plan.entity.name, f"{instance.name} compare"
+    head = await instance.shared.central.head(plan.entity.central, plan.central_key)
+    tally.head, until = head.id, instance.shared.clock() + _ON_THEIR_WAY_SECONDS
+    while not stop.is_set():
+        known = (await state.read_any(connection, note)).get(entity)
+        position = 0 if known is None else known.position
+        if not await instance.shared.central.keys(
+            plan, instance.name, after=position, upto=head.id, limit=1
+        ):
+            return
+        said = await orders.read(connection, note)
+        paused = said.pause is not None or entity in said.pauses
+        if paused or instance.shared.clock() >= until:
+            tally.behind = True
+            return
+        await wait_first(_LOOK_SECONDS, stop)
 
 
 def _new_round(instance: Instance, *, dry_run: bool) -> Reconcile:

@@ -373,6 +373,7 @@ class Instance:
             await self.migrator.refuse_tables_without_transactions(connection)
             note = f"{self.name} state"
             self.motions.states, _ = await state.ensure(connection, list(self.entities), note)
+            await self.motions.count_quarantine(connection)
             await self.hold.tell_who_copies(connection, now=True)
         except PausedError:
             raise  # whoever is paused keeps the lock: nobody else may take it for free
@@ -426,6 +427,7 @@ class Instance:
             self.state = "paused"
             await self.migrator.read(connection)
             self.motions.states = await state.read_any(connection, f"{self.name} state")
+            await self.motions.count_quarantine(connection)
             self.orders.refuse_if_paused(self.name)
 
     async def migrate(self, stop: asyncio.Event) -> list[str]:

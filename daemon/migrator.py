@@ -20,6 +20,7 @@ from daemon.migrations.drift import Recorded, Standing
 from daemon.migrations.files import Catalogue
 from daemon.migrations.journal import Applied
 from daemon.migrations.runner import Doing, Preview
+from daemon.sql import Statement
 
 _REMIND_SECONDS = 30.0
 """So often a statement that takes its time is logged."""
@@ -125,6 +126,14 @@ class Migrator:
         async with self._shared.places.place():
             await self._apply(connection, standing, stop)
         await self.read(connection)
+
+    async def create_ahead(self, connection: Connection, migration: str) -> None:
+        """Create the tables of one migration before its turn, which then finds them as they are to
+        be, and records it. Whoever else does the same at this moment does no harm, so that no lock
+        is needed. Raises DatabaseError."""
+        (found,) = (each for each in self._shared.catalogue.migrations if each.id == migration)
+        for statement in found.statements:  # CREATE TABLE IF NOT EXISTS, all of them
+            await connection.execute(Statement(statement, (), self._note))
 
     async def refuse_tables_without_transactions(self, connection: Connection) -> None:
         """Raise SchemaError where what the daemon writes down would not be rolled back."""

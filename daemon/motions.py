@@ -22,6 +22,7 @@ from daemon.making import Made, Maker
 from daemon.schema import Plan
 from daemon.shared import Shared
 from daemon.state import State
+from daemon.sync import quarantine
 from daemon.sync.motion import Motion, Resting
 from daemon.sync.reconcile import Reconcile
 from daemon.sync.run import PassResult, is_entitys_own
@@ -194,6 +195,19 @@ class Motions(Mapping[str, Motion]):
             self.compare_whole = self.compare_whole or reset
             if reset or now is None or not now.same(motion.state):
                 self._start_over(entity, "its state row was changed")
+
+    async def count_quarantine(self, connection: Connection) -> None:
+        """Know what lies in quarantine, also of those that are not begun: paused, or failed.
+
+        Raises DatabaseError where the server fails.
+        """
+        try:
+            found = await quarantine.counts(connection, f"{self._name} quarantine")
+        except WppSyncError as error:
+            if not is_entitys_own(error):
+                raise
+            return  # there is no such table yet; or each entity will say what is wrong with it
+        self.quarantined = {entity: found.get(entity, 0) for entity in self.entities}
 
     def committed(self, entity: str) -> None:
         """Know what a transaction of the entity has come to."""

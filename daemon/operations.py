@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from daemon import comparing, db, hosts, lock, orders, state
@@ -24,6 +24,7 @@ from daemon.errors import (
     DatabaseError,
     MissingError,
     NoInstanceError,
+    StoppedError,
     TransientError,
     UsageError,
     WppSyncError,
@@ -33,6 +34,7 @@ from daemon.instance import Instance
 from daemon.migrations.drift import Recorded
 from daemon.migrations.files import Migration
 from daemon.migrations.journal import Applied
+from daemon.orders import Orders
 from daemon.state import State
 from daemon.status import error_object, iso, status, status_now, told_orders
 from daemon.sync import quarantine
@@ -139,11 +141,60 @@ async def list_quarantine(instance: Instance, limit: int = 1000) -> list[Entry]:
         return await quarantine.entries(connection, limit, note)
 
 
-async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None) -> int:
-    """Try the quarantined rows again, with a pass; how many are left."""
+def told_quarantine(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What lies in quarantine, as command line and control socket show it."""
+    times = ("first_tried_at", "last_tried_at", "discarded_at")
+    rows = [asdict(entry) for entry in entries]
+    return {"rows": [row | {at: iso(row[at] or "") for at in times} for row in rows]}
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What came of trying the rows in quarantine again."""
+
+    tried: int
+    left: int
+    not_tried: Mapping[str, WppSyncError]
+    """Entities with rows in quarantine that cannot be copied now, and why."""
+
+
+async def retry_quarantine(instance: Instance, stop: asyncio.Event | None = None) -> Retried:
+    """Try the quarantined rows again, with a pass, where there are any.
+
+    Raises as `sync_instance` does, and StoppedError.
+    """
+    waiting = await _in_quarantine(instance)
+    if not any(waiting.values()):
+        return Retried(0, 0, {})  # a pass may be a whole first sync, which nobody has asked for
     instance.retry_quarantine()
-    await instance.sync_pass(stop or asyncio.Event())
-    return sum(instance.motions.quarantined.values())
+    if (await instance.sync_pass(stop or asyncio.Event())).more:
+        raise StoppedError(f"{instance.name}: stopped before all was tried", hint="say it again")
+    paused = {
+        entity: orders.paused(instance.name, pause, entity)
+        for entity, pause in instance.orders.pauses.items()
+    }
+    errors = {**instance.motions.entity_errors, **paused}
+    not_tried = {entity: errors[entity] for entity, n in waiting.items() if n and entity in errors}
+    tried = sum(number for entity, number in waiting.items() if entity not in not_tried)
+    return Retried(tried, sum(instance.motions.quarantined.values()), not_tried)
+
+
+async def _in_quarantine(instance: Instance) -> dict[str, int]:
+    """How many rows of each entity wait there."""
+    connection = await db.connect(instance.settings, instance.server, "local")
+    try:
+        found = await quarantine.counts(connection, f"{instance.name} quarantine")
+    except MissingError:
+        return {}  # nothing was ever synced there
+    finally:
+        await connection.close()
+    return {entity: number for entity, number in found.items() if entity in instance.entities}
+
+
+def told_retry(done: Retried) -> dict[str, Any]:
+    """What a retry has done, as command line and control socket show it."""
+    not_tried = {entity: error_object(error) for entity, error in done.not_tried.items()}
+    return {"tried": done.tried, "left": done.left, "not_tried": not_tried}
 
 
 async def discard_quarantine(
@@ -167,6 +218,7 @@ async def discard_quarantine(
         for name in {entry.entity for entry in chosen}:
             given_up = [(entry.id, entry.id2) for entry in chosen if entry.entity == name]
             await quarantine.discard(connection, name, given_up, note)
+        await instance.motions.count_quarantine(connection)  # of those that are paused, too
     instance.retry_quarantine()  # so that it counts what is left
     return len(chosen)
 
@@ -232,7 +284,12 @@ async def _order(
     """Write an order, have it heeded, and say what holds from here on."""
     try:
         async with _connected(instance, verb) as (connection, note):
-            await write(connection, note)
+            try:
+                await write(connection, note)
+            except MissingError:
+                # Migrations that are not through, or refused, are no reason to go on writing.
+                await instance.migrator.create_ahead(connection, orders.MADE_BY)
+                await write(connection, note)
             now = await orders.read(connection, note)
     except TransientError as error:
         error.hint = (
@@ -368,21 +425,27 @@ async def _reset(instance: Instance, entity: str, *, resync: bool) -> list[str]:
     return entities
 
 
-async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> bool:
-    """Until a full resync is done; False when this process does not carry it out (another one
-    copies the instance, it is paused or an entity of it is), or was asked to stop."""
+async def wait_for_resync(instance: Instance, stop: asyncio.Event) -> str | None:
+    """Until a full resync is done. Else why it is not waited for any longer: `paused` (or an entity
+    of it is), `elsewhere` (another daemon copies the instance) or `stopped` (we were asked to)."""
     elsewhere = 0
     while instance.running and not stop.is_set():
         pending = {name for name in instance.entities if _resyncing(instance, name)}
         here = instance.opened or instance.motions.resting
         if not pending and here and not instance.reads_anew:
-            return True
-        paused = pending & set(instance.orders.pauses)
-        elsewhere = elsewhere + 1 if paused or instance.state in {"standby", "paused"} else 0
+            return None
+        paused = instance.state == "paused" or bool(pending & set(instance.orders.pauses))
+        elsewhere = elsewhere + 1 if paused or instance.state == "standby" else 0
         if elsewhere >= _SURE_LOOKS:  # not only because it begins anew at this moment
-            return False
+            return "paused" if paused else "elsewhere"
         await wait_first(0.5, stop)
-    return False
+    return "stopped"
+
+
+async def is_copied(instance: Instance) -> bool:
+    """Whether somebody, on whichever host, has the instance's lock."""
+    async with _connected(instance, "look at") as (connection, note):
+        return await lock.holder(connection, instance.settings.database, note) is not None
 
 
 def _resyncing(instance: Instance, entity: str) -> bool:
@@ -416,6 +479,8 @@ class _Read(NamedTuple):
     holder: int | None
     """Who has its lock, a connection's id."""
 
+    orders: Orders
+
     def know(self, instance: Instance) -> None:
         """Have the instance know it."""
         instance.migrator.history, instance.migrator.journal = self.history, self.journal
@@ -423,6 +488,7 @@ class _Read(NamedTuple):
         motions = instance.motions
         motions.states, motions.quarantined = nothing | self.states, self.quarantined
         instance.hold.copier = self.copier
+        instance.orders = self.orders
 
 
 async def _read(instance: Instance, connection: Connection) -> _Read:
@@ -435,7 +501,8 @@ async def _read(instance: Instance, connection: Connection) -> _Read:
     except MissingError:
         quarantined = {}  # not migrated by this version yet
     holder = await lock.holder(connection, instance.settings.database, note)
-    return _Read(history, journal, states, copier, quarantined, holder)
+    said = await orders.read(connection, note)
+    return _Read(history, journal, states, copier, quarantined, holder, said)
 
 
 async def _status_of_standby(instance: Instance) -> dict[str, Any]:
@@ -447,8 +514,10 @@ async def _status_of_standby(instance: Instance) -> dict[str, Any]:
         await connection.close()
     if instance.hold.usable:
         return status_now(instance)  # by now the loop has it, and knows better
+    heeded = instance.orders
     found.know(instance)
     told = status_now(instance)
+    instance.orders = heeded  # the loop does what is new in them when it reads them itself
     if instance.state == "standby":
         instance.forget_what_others_change()
     return told
@@ -459,7 +528,6 @@ async def _status_without_a_daemon(instance: Instance) -> dict[str, Any]:
     try:
         found = await _read(instance, connection)
         await instance.migrator.look(connection)
-        instance.orders = await orders.read(connection, f"{instance.name} status")
     finally:
         await connection.close()
     found.know(instance)

@@ -15,6 +15,9 @@ from daemon.sql import Statement
 EVERYTHING = ""
 """The row that is about the instance as a whole; the others are named like their entity."""
 
+MADE_BY = "2026-11-25-001-remember-orders"
+"""The migration that creates the table."""
+
 LONGEST_REASON = 500
 """Characters."""
 
@@ -57,11 +60,13 @@ class Orders:
             raise paused(instance, self.pause)
 
 
-def paused(name: str, pause: Pause) -> PausedError:
-    """`name`: the instance, or the instance and its entity."""
+def paused(instance: str, pause: Pause, entity: str | None = None) -> PausedError:
+    """Nothing is written for an instance, or one entity of it."""
+    name, option = (f"{instance} {entity}", f" --entity {entity}") if entity else (instance, "")
     reason = f": {pause.reason}" if pause.reason else ""
     return PausedError(
-        f"{name} is paused since {pause.since} UTC{reason}", hint=f"wpp-sync resume {name}"
+        f"{name} is paused since {pause.since} UTC{reason}",
+        hint=f"wpp-sync resume {instance}{option}",
     )
 
 

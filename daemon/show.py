@@ -85,6 +85,9 @@ def _trouble(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"{name}: {error['message']}"
             if error["hint"]:
                 yield f"  hint: {error['hint']}"
+        if _state(each) == "standby" and each.get("copier"):
+            copier = each["copier"]
+            yield f"{name}: copied from {copier['host']} (process {copier['pid']})"
         if each["paused"]:
             yield f"{name}: paused {_pause(each['paused'])}"
         for entity in each["sync_state"]:
@@ -145,10 +148,9 @@ def brief(instances: Sequence[dict[str, Any]]) -> Iterator[str]:
             if entity["lag_seconds"] is not None and entity["head"] is not None
         ]
         lag = f"{max(lags):.1f}" if lags else "–"
-        written = max((entity["last_synced_at"] or "" for entity in each["sync_state"]), default="")
-        yield (
-            f"{each['instance']:<{width}}  {state:<9}  {rows:>12,}  {lag:>9}  {written or 'never'}"
-        )
+        known = [entity for entity in each["sync_state"] if entity["last_synced_id"] is not None]
+        written = max((entity["last_synced_at"] or "" for entity in known), default="–") or "never"
+        yield f"{each['instance']:<{width}}  {state:<9}  {rows:>12,}  {lag:>9}  {written}"
     counts = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
     yield f"{len(instances):,} instances: {counts}"
 
@@ -194,7 +196,7 @@ def _overview(instances: Sequence[dict[str, Any]], without: Sequence[str]) -> Ta
                 "head": _number(entity["head"]),
                 "lag rows": _number(entity["lag_rows"]),
                 "lag s": "–" if entity["lag_seconds"] is None else f"{entity['lag_seconds']:.1f}",
-                "last synced": entity["last_synced_at"] or "never",
+                "last synced": _synced(entity),
             }
             table.add_row(*(cells[name] for name in columns))
     return table
@@ -207,6 +209,13 @@ def _state(each: Mapping[str, Any]) -> str:
     if error is None or each["state"] != "standby":
         return str(each["state"])
     return _NOBODY.get(error["code"], "standby")
+
+
+def _synced(entity: Mapping[str, Any]) -> str:
+    """When; never is something else than not known, as of a server that does not answer."""
+    if entity["last_synced_id"] is None:
+        return "–"
+    return entity["last_synced_at"] or "never"
 
 
 def _number(value: int | None) -> str:
@@ -325,4 +334,11 @@ def reconcile(name: str, found: Mapping[str, Any], *, dry_run: bool) -> None:
         "equal" if not left else f"{left:,} rows differ" if dry_run else f"{left:,} rows differed"
     )
     but = f"; not compared to the end: {', '.join(failed)}" if failed else ""
+    behind = [each for each in found["entities"] if each.get("behind")]  # an older daemon is silent
+    if behind and not left:
+        what = "not all is copied yet"
     console.print(f"{name}  {what}{but}", markup=False)
+    for each in behind:
+        upto = "up to id {compared_to}; newer ids up to {head} not copied yet".format_map(each)
+        how = "compared" if left else "equal"
+        console.print(f"{name}  {each['entity']}: {how} {upto}", markup=False)

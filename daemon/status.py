@@ -59,15 +59,13 @@ def _entity_status(instance: Instance, name: str, known: State | None) -> dict[s
     error = instance.motions.errors.get(name)
     follows = instance.entities[name].motion == "incremental"
     here = instance.running and instance.state != "standby"
-    # What another daemon copies is not known here; what nobody has copied yet begins at 0.
-    unknown = None if instance.state == "standby" else 0
     lag = lag_seconds(instance, name)
     return {
         "entity": name,
-        "last_synced_id": known.last_synced_id if known else unknown,
+        "last_synced_id": known.last_synced_id if known else None,
         "last_synced_at": iso(known.last_synced_at) if known else None,
-        "settled_id": motion.settled if motion else known.settled if known else unknown,
-        "position": at.position if at else known.position if known else unknown,
+        "settled_id": motion.settled if motion else known.settled if known else None,
+        "position": at.position if at else known.position if known else None,
         "head": at.head if at and follows else None,
         "lag_rows": _lag_rows(at, lag) if at and follows else None,
         "lag_seconds": round(lag, 3) if here or instance.opened else None,

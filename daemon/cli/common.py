@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.errors import EXIT_OK, NoDaemonError, UsageError, WppSyncError
+from daemon.errors import EXIT_OK, ConfigError, NoDaemonError, UsageError, WppSyncError
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -149,10 +150,22 @@ class Operator:
         """These names, each once. Raises UsageError."""
         for name in names:
             if name not in self.instances:
+                self._refuse_disabled(name)
                 some = ", ".join(self.instances[:10])
                 more = ", …" if len(self.instances) > 10 else ""
                 raise UsageError(f"there is no instance {name!r}", hint=f"instances: {some}{more}")
         return list(dict.fromkeys(names))
+
+    def _refuse_disabled(self, name: str) -> None:
+        """Raise UsageError where the configuration has the instance, switched off."""
+        found = None
+        with suppress(ConfigError):  # whoever asks a daemon need not be able to read all of it
+            found = self.settings.instances.get(name)
+        if found is not None and not found.enabled:
+            raise UsageError(
+                f"the instance {name!r} is disabled in the configuration (enabled: false)",
+                hint=f"set instances.{name}.enabled to true; a daemon then needs a reload",
+            )
 
     def ask_or_do(self, name: str, ask: Ask, do: Do) -> dict[str, Any]:
         """Through the daemon when one runs, else in this process."""

@@ -111,7 +111,7 @@ def _sync_through_daemon(client: Client, left_out: Mapping[str, list[str]], repo
         except WppSyncError as error:
             report.failed(name, error)
         else:
-            _told(name, done, monotonic() - began, report)
+            _told(name, skip, done, monotonic() - began, report)
 
 
 async def _sync(built: Parts, left_out: Mapping[str, list[str]], report: Report) -> bool:
@@ -133,23 +133,31 @@ async def _sync(built: Parts, left_out: Mapping[str, list[str]], report: Report)
             report.failed(name, error)
         else:
             done = operations.told_pass(instance, result) | {"interrupted": stop.is_set()}
-            _told(name, done, monotonic() - began, report)
+            _told(name, skip, done, monotonic() - began, report)
     return True
 
 
-def _told(name: str, done: Mapping[str, Any], seconds: float, report: Report) -> None:
-    """Say what a pass has done."""
+def _told(
+    name: str, skip: list[str], done: Mapping[str, Any], seconds: float, report: Report
+) -> None:
+    """Say what a pass over all but those to skip has done."""
     interrupted = bool(done.get("interrupted"))
     rows, late = done["rows"], done["late"]
-    told = ", ".join(f"{entity} {number:,}" for entity, number in rows.items()) or "nothing to do"
+    paused = [entity for entity in done["paused"] if entity not in skip]
+    told = ", ".join(f"{entity} {number:,}" for entity, number in rows.items())
+    told = f"{told} rows" if told else "nothing was copied" if paused else "nothing to do"
     late_text = f" ({late:,} late)" if late else ""
     broken_off = "  interrupted, goes on next time" if interrupted else ""
-    code = EXIT_INTERRUPTED if interrupted else EXIT_FAILED if done["errors"] else EXIT_OK
+    # Where nothing but what is paused was asked for, what was asked for is not done.
+    failed = done["errors"] or (paused and not rows)
+    code = EXIT_INTERRUPTED if interrupted else EXIT_FAILED if failed else EXIT_OK
     answer = {**done, "interrupted": interrupted, "seconds": round(seconds, 3)}
-    line = f"{name}  {told} rows{late_text}  {seconds:.2f} s{broken_off}"
+    line = f"{name}  {told}{late_text}  {seconds:.2f} s{broken_off}"
     report.done(name, answer, line, code)
-    for entity in done["paused"]:
-        click.echo(f"{name}  {entity} is paused: wpp-sync resume {name}", err=True)
+    for entity in paused:
+        click.echo(
+            f"{name}  {entity} is paused: wpp-sync resume {name} --entity {entity}", err=True
+        )
     if done["quarantined"]:
         click.echo(
             f"{name}  {done['quarantined']:,} rows are in quarantine, not in the local tables:"
@@ -161,6 +169,13 @@ def _told(name: str, done: Mapping[str, Any], seconds: float, report: Report) ->
 
 
 # --- reset, resync ---------------------------------------------------------------------------
+
+_UNFINISHED = {
+    "paused": "waits until it is resumed: wpp-sync status {name}",
+    "elsewhere": "is done by the daemon that copies it on another host: wpp-sync status {name}",
+    "stopped": "is broken off by the daemon's stop or a reload, and goes on with its next start",
+}
+"""Why a resync was not waited for to its end, by what the daemon says."""
 
 
 @click.command()
@@ -207,7 +222,7 @@ def resync(
     wait: bool | None,
     as_json: bool,
     config_path: str | None,
-) -> None:
+) -> int:
     """Copy everything again, and remove local rows that central does not have.
 
     The tables stay readable throughout. Ctrl-C ends the waiting, not the resync.
@@ -229,10 +244,10 @@ def resync(
     if not waits or not operator.live:
         begun = _change(operator, name, "resync", {}, work, as_json=as_json)
         if waits:
-            click.echo("no daemon runs here: `wpp-sync sync` does it", err=True)
+            click.echo(f"no daemon runs here: {_who_resyncs(operator, name)}", err=True)
         if as_json:
             document({"instance": name, "resync": begun, "finished": False})
-        return
+        return EXIT_INTERRUPTED if waits else EXIT_OK
     from daemon.client import instance_path
     from daemon.progress import Shown
 
@@ -240,10 +255,22 @@ def resync(
         done = operator.client.follow(instance_path(name, "resync"), {}, shown.told)
     if not as_json:
         click.echo(f"{name}  resync: {', '.join(done['resync'])}")
-    end = "done" if done["finished"] else "goes on: wpp-sync status"
+    # An older daemon does not say why it is not finished.
+    why = _UNFINISHED.get(done.get("unfinished") or "", "is not finished: wpp-sync status {name}")
+    end = "done" if done["finished"] else why.format(name=name)
     click.echo(f"{name}  resync {end}", err=True)
     if as_json:
         document({"instance": name, **done})
+    return EXIT_OK if done["finished"] else EXIT_INTERRUPTED
+
+
+def _who_resyncs(operator: Operator, name: str) -> str:
+    """Who carries it out, where no daemon runs here."""
+    from daemon import operations
+
+    if with_parts(operator.settings, lambda b: operations.is_copied(b.instances[name])):
+        return f"the one that copies {name} on another host does it: wpp-sync status {name}"
+    return f"`wpp-sync sync {name}` does it"
 
 
 def _change(
@@ -325,4 +352,5 @@ def reconcile(
         document(found)
     if failed:
         return EXIT_FAILED
-    return EXIT_DIFFERENT if dry_run and found["differences"] else EXIT_OK
+    different = found["differences"] or any(each.get("behind") for each in found["entities"])
+    return EXIT_DIFFERENT if dry_run and different else EXIT_OK

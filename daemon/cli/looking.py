@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from daemon.cli.common import (
     Operator,
+    complain,
     config_option,
     document,
     dumped,
@@ -19,7 +20,15 @@ from daemon.cli.common import (
     names_of,
     with_parts,
 )
-from daemon.errors import EXIT_OK, EXIT_UNREACHABLE, DaemonUnreachableError, NoDaemonError
+from daemon.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_UNREACHABLE,
+    DaemonUnreachableError,
+    NoDaemonError,
+    PausedError,
+    WppSyncError,
+)
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -172,7 +181,7 @@ def quarantine(
     entity: str | None,
     as_json: bool,
     config_path: str | None,
-) -> None:
+) -> int:
     """The rows that the local tables refuse: list them, try them again, or give them up.
 
     What was given up is not tried again before a reset or resync.
@@ -195,18 +204,15 @@ def quarantine(
         )["rows"]
         if as_json:
             document(rows)
-            return
+            return EXIT_OK
         from daemon import show
 
         show.quarantine(rows)
     elif action == "retry":
-        left = operator.ask_or_do(
+        done = operator.ask_or_do(
             name, lambda c, path: c.post(f"{path}/quarantine/retry", {}), _retry
-        )["left"]
-        if as_json:
-            document({"instance": name, "left": left})
-            return
-        click.echo(f"{name}  tried again; {left:,} rows are left in quarantine")
+        )
+        return _told_retry(name, done, as_json=as_json)
     else:
         body = {"entity": entity, "ids": list(keys)} if entity else {}
 
@@ -215,27 +221,43 @@ def quarantine(
 
             return {"discarded": await operations.discard_quarantine(instance, entity, keys)}
 
-        done = operator.ask_or_do(
+        given_up = operator.ask_or_do(
             name, lambda c, path: c.post(f"{path}/quarantine/discard", body), discard
         )["discarded"]
         if as_json:
-            document({"instance": name, "discarded": done})
-            return
-        click.echo(f"{name}  {done:,} rows given up")
+            document({"instance": name, "discarded": given_up})
+            return EXIT_OK
+        click.echo(f"{name}  {given_up:,} rows given up")
+    return EXIT_OK
 
 
 async def _list(instance: Instance) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from daemon import operations
 
-    return {"rows": [asdict(entry) for entry in await operations.list_quarantine(instance)]}
+    return operations.told_quarantine(await operations.list_quarantine(instance))
 
 
 async def _retry(instance: Instance) -> dict[str, Any]:
     from daemon import operations
 
-    return {"left": await operations.retry_quarantine(instance)}
+    return operations.told_retry(await operations.retry_quarantine(instance))
+
+
+def _told_retry(name: str, done: Mapping[str, Any], *, as_json: bool) -> int:
+    """Say what trying again has come to; the exit code."""
+    tried, left, not_tried = done["tried"], done["left"], done["not_tried"]
+    if as_json:
+        document({"instance": name, **done})
+    elif not tried and not not_tried:
+        click.echo(f"{name}  nothing is in quarantine")
+    else:
+        again = f"tried {tried:,} rows again; " if tried else ""
+        click.echo(f"{name}  {again}{left:,} rows are left in quarantine")
+    for entity, error in not_tried.items():
+        why = "is paused" if error["code"] == PausedError.code else "cannot be copied"
+        click.echo(f"{name}  {entity} {why}: not tried", err=True)
+        complain(WppSyncError(error["message"], hint=error["hint"]))
+    return EXIT_FAILED if not_tried else EXIT_OK
 
 
 # --- check ---------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
@@ -131,7 +130,7 @@ class ControlApi:
 
     async def _quarantine(self, request: web.Request) -> web.Response:
         found = await operations.list_quarantine(self._pick(request))
-        return json_answer({"rows": [asdict(entry) for entry in found]})
+        return json_answer(operations.told_quarantine(found))
 
     # --- what takes its time ----------------------------------------------------------------------
 
@@ -159,8 +158,8 @@ class ControlApi:
             return json_answer({"resync": begun})
 
         async def work(stop: asyncio.Event) -> dict[str, Any]:
-            finished = await operations.wait_for_resync(instance, stop)
-            return {"resync": begun, "finished": finished}
+            unfinished = await operations.wait_for_resync(instance, stop)
+            return {"resync": begun, "finished": unfinished is None, "unfinished": unfinished}
 
         return await _long(request, instance, work)
 
@@ -230,7 +229,8 @@ class ControlApi:
     async def _retry(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
         await _body(request, set())
-        return json_answer({"left": await operations.retry_quarantine(instance, instance.stop)})
+        done = await operations.retry_quarantine(instance, instance.stop)
+        return json_answer(operations.told_retry(done))
 
     async def _discard(self, request: web.Request) -> web.Response:
         instance = self._pick(request)
@@ -247,7 +247,12 @@ class ControlApi:
 
 
 async def _body(request: web.Request, allowed: set[str]) -> dict[str, Any]:
-    """The request's JSON object; raises UsageError for anything else."""
+    """The request's JSON object; raises UsageError for anything else.
+
+    For a query, too: `pause?entity=messages` would otherwise be a pause of all.
+    """
+    if request.query_string:
+        raise UsageError("the query is not read", hint="send a JSON object as the body")
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             content = await request.read()

@@ -161,7 +161,7 @@ async def counts(connection: Connection, note: str) -> dict[str, int]:
             note,
         )
     )
-    return {(entity or b"").decode(): int(number or 0) for entity, number in rows}
+    return {(entity or b"").decode().strip().lower(): int(number or 0) for entity, number in rows}
 
 
 async def entries(connection: Connection, limit: int, note: str) -> list[Entry]:

@@ -41,6 +41,15 @@ class Tally:
     deleted: int = 0
     refused: int = 0
     examples: list[str] = field(default_factory=list)
+    compared_to: int | None = None
+    """Central's ids up to here were compared; what is newer is not expected yet. None: whole."""
+
+    head: int | None = None
+    """Central's newest id when it was looked whether all below it is copied."""
+
+    behind: bool = False
+    """The instance has rows above `compared_to` that are not copied, and were not on their way."""
+
     error: WppSyncError | None = None
     """Why the entity could not be compared to its end."""
 
@@ -206,7 +215,7 @@ class Reconcile:
                 head = await self._central.head(plan.entity.central, plan.central_key)
                 self._highest = head.id
             else:
-                self._highest = bounds.upto
+                self._highest = self.tally.compared_to = bounds.upto
                 self.cursor = min(bounds.upto + 1, self.cursor or bounds.upto + 1)
         return self._central.next_chunk(
             plan, committer.instance, self.cursor, self._highest, self.since

@@ -258,6 +258,20 @@ def test_what_the_terminal_cannot_show_is_no_error(place: Place, encoding: str) 
     assert b"there is no instance '" in unknown.stderr
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_never_is_something_else_than_not_known(place: Place, many: bool) -> None:
+    unknown = {"last_synced_id": None, "settled_id": None, "last_synced_at": None}
+    found = [
+        status("down", state="backoff", sync_state=[entity("chats", **unknown)]),
+        status("new", sync_state=[entity("chats", last_synced_id=0, last_synced_at=None)]),
+    ] * (20 if many else 1)
+    with answering(place.socket, replies({"/status": {"instances": found}})):
+        shown = run_cli("status", "-c", place.config).stdout
+    (down, new) = [line for line in shown.splitlines() if line.startswith(("down ", "new "))][:2]
+    assert (down.split()[-1], new.split()[-1]) == ("–", "never")
+    assert "backoff" in down
+
+
 def test_an_entity_that_is_resumed_may_be_paused_still(place: Place) -> None:
     pause = {"since": "2026-11-25T01:02:03Z", "reason": "backup"}
     answer = {"instance": "nunes", "paused": pause, "at_once": True}

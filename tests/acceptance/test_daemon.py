@@ -114,6 +114,8 @@ def test_wrong_requests_are_answered_with_an_error_object(
             ("POST", f"{nunes}/reset", b'{"entity": "contacts"}', 400, "no entity"),
             ("POST", f"{nunes}/resync", b'{"entity": "all"}', 400, "unknown key entity"),
             ("POST", f"{nunes}/sync", b" " * 70_000, 413, "413"),
+            ("POST", f"{nunes}/pause?entity=messages", None, 400, "the query is not read"),
+            ("POST", "/v1/reload?now", b"{}", 400, "the query is not read"),
             ("POST", f"{nunes}/explode", b"{}", 404, "404"),
             ("GET", "/v2/status", None, 404, "404"),
             ("GET", "/metrics", None, 404, "404"),
@@ -141,6 +143,9 @@ def test_a_database_that_does_not_answer_is_a_503(
             assert error_of(answer)["code"] == "unreachable"
             assert "check host, port" in error_of(answer)["hint"]
         assert daemon.status()["error"]["code"] == "unreachable", "the status is still a 200"
+        unknown = ("last_synced_id", "settled_id", "position", "last_synced_at")
+        assert [daemon.entity()[key] for key in unknown] == [None] * len(unknown), "not 0"
+        assert "wpp_sync_last_synced_id" not in daemon.metrics()
 
 
 @pytest.mark.parametrize(("setting", "mode"), [({}, 0o660), ({"mode": "0600"}, 0o600)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -204,9 +206,59 @@ def test_a_resync_that_nobody_carries_out_is_not_waited_for(
     assert daemon.request("POST", "/v1/instances/nunes/pause", what).status == 200
     stream = Stream(daemon, "resync")
     began = time.monotonic()
-    assert stream.last()["done"]["finished"] is False
+    done = stream.last()["done"]
+    assert (done["finished"], done["unfinished"]) == (False, "paused")
     assert time.monotonic() - began < 6.0
     stream.close()
+
+
+def test_what_is_not_done_to_its_end_does_not_end_with_0(daemon: DaemonProcess) -> None:
+    found: dict[str, subprocess.CompletedProcess[str]] = {}
+
+    def say(*verb: str) -> threading.Thread:
+        def run() -> None:
+            found[verb[0]] = run_cli(*verb, "-c", daemon.config)
+
+        asking = threading.Thread(target=run)
+        asking.start()
+        return asking
+
+    asking = [say("resync", "nunes", "--wait"), say("reconcile", "nunes", "messages")]
+    begun(daemon)
+    daemon.wait_until(lambda: len(daemon.logged("asked")) >= 3)
+    assert daemon.stop() == 0
+    for each in asking:
+        each.join(30)
+    assert found["resync"].returncode == 130
+    assert "goes on with its next start" in found["resync"].stderr
+    assert found["reconcile"].returncode == 130, found["reconcile"].stderr
+    assert "stopped" in found["reconcile"].stderr
+
+
+def test_what_is_equal_only_as_far_as_it_is_copied_is_told(daemon: DaemonProcess) -> None:
+    with asked(daemon, "sync"):
+        begun(daemon)
+        said = run_cli("reconcile", "nunes", "messages", "--dry-run", "-c", daemon.config)
+        assert said.returncode == 4, said.stdout + said.stderr
+        assert "nunes  not all is copied yet" in said.stdout
+        assert re.search(r"messages: equal up to id \d+; newer ids up to \d+", said.stdout)
+        assert daemon.stop() == 0
+
+
+def test_a_resync_without_a_daemon_here_says_who_does_it(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    document = yaml.safe_load(daemon.config.read_text())
+    document["control"]["socket"] = str(tmp_path / "none.sock")
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(yaml.safe_dump(document))
+    said = run_cli("resync", "nunes", "--wait", "-c", elsewhere)
+    assert said.returncode == 130
+    assert "the one that copies nunes on another host does it" in said.stderr
+    assert daemon.stop() == 0
+    said = run_cli("resync", "nunes", "--wait", "-c", elsewhere)
+    assert said.returncode == 130
+    assert "`wpp-sync sync nunes` does it" in said.stderr
 
 
 def test_a_paused_instance_is_known_after_a_restart(

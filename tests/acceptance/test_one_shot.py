@@ -106,9 +106,13 @@ def test_what_is_switched_off_does_not_keep_the_others(
         done = run_cli(*verb, "--all", *pace, "-c", config)
         assert done.returncode == 0, done.stderr
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["nunes"]
-    named = run_cli("sync", "karsten", "-c", config)
-    assert named.returncode == 2
-    assert "there is no instance 'karsten'" in named.stderr
+    with DaemonProcess(config) as daemon:
+        for _ in range(2):  # through the daemon, and without
+            for word in ("sync", "status", "pause"):
+                named = run_cli(word, "karsten", "-c", config)
+                assert named.returncode == 2
+                assert "'karsten' is disabled in the configuration" in named.stderr
+            daemon.stop()
 
 
 @pytest.mark.parametrize("with_daemon", [True, False])
@@ -135,14 +139,19 @@ def test_every_verb_has_one_document_for_machines(
         assert synced["instance"] == "nunes"
         assert set(synced) >= {"rows", "late", "quarantined", "errors", "interrupted", "seconds"}
         assert (list(synced["rows"]), synced["interrupted"]) == (["messages"], False)
-        assert told("quarantine", "nunes", "retry") == {"instance": "nunes", "left": 1}
-        assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
-        assert told("quarantine", "nunes")[0]["id"] == 70_001
-        assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
-        resynced = told("resync", "nunes", "--wait")
-        assert resynced == {
-            "instance": "nunes", "resync": ["messages", "chats"], "finished": with_daemon,
+        assert told("quarantine", "nunes", "retry") == {
+            "instance": "nunes", "tried": 1, "left": 1, "not_tried": {},
         }  # fmt: skip
+        assert told("quarantine", "nunes", "discard") == {"instance": "nunes", "discarded": 1}
+        (row,) = told("quarantine", "nunes")
+        assert row["id"] == 70_001
+        for at in ("first_tried_at", "last_tried_at", "discarded_at"):
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row[at]), at
+        assert told("reset", "nunes", "chats") == {"instance": "nunes", "reset": ["chats"]}
+        resynced = told("resync", "nunes", "--wait", code=0 if with_daemon else 130)
+        assert resynced.items() >= {
+            "instance": "nunes", "resync": ["messages", "chats"], "finished": with_daemon,
+        }.items()  # fmt: skip
         (ordered,) = told("throttle", "nunes", "900")["instances"]
         assert (ordered["rows_per_second"], ordered["at_once"]) == (900, with_daemon)
         (ordered,) = told("pause", "--all", "--reason", "—")["instances"]

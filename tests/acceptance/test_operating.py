@@ -116,6 +116,12 @@ def test_one_entity_is_paused_and_the_others_go_on(
         assert (synced.status, synced.body["paused"]) == (200, ["messages"])
         compared = daemon.request("POST", "/v1/instances/nunes/reconcile", {"entity": "messages"})
         assert (compared.status, compared.body["error"]["code"]) == (409, "paused")
+        assert compared.body["error"]["hint"] == "wpp-sync resume nunes --entity messages"
+        for only, code in (("messages", 1), ("chats", 0)):
+            said_of = run_cli("sync", "nunes", "--only", only, "-c", config)
+            assert said_of.returncode == code
+            assert ("messages is paused" in said_of.stderr) == (only == "messages")
+            assert "nothing to do" not in said_of.stdout
         # Said again, the time stays and the reason is the new one.
         since = daemon.entity("messages")["paused"]["since"]
         cli(config, "pause", "nunes", "--entity", "messages", "--reason", "schema change")
@@ -135,10 +141,13 @@ def test_orders_without_a_daemon_hold_for_the_next_one(
     central, local = databases
     mirror.insert_messages(central, range(1, 11))
     config = write_config(central, {"nunes": local}, **QUICK)
-    before = run_cli("pause", "nunes", "-c", config)
-    assert before.returncode == 2, "nothing is there yet that could remember it"
-    assert "not there yet" in before.stderr
+    cli(config, "pause", "nunes")
+    refused = run_cli("sync", "nunes", "-c", config)
+    assert "nunes is paused since" in refused.stderr
+    assert mirror.rows(local, "SHOW TABLES") == [["wpp_sync_orders"]], "nothing is migrated"
+    cli(config, "resume", "nunes")
     cli(config, "sync", "nunes")
+    assert json.loads(cli(config, "status", "nunes", "--json"))["pending_migrations"] == []
     assert cli(config, "pause", "nunes").startswith("nunes  paused; a daemon that copies it on")
     mirror.insert_messages(central, range(11, 21))
     with DaemonProcess(config) as daemon:
@@ -150,6 +159,23 @@ def test_orders_without_a_daemon_hold_for_the_next_one(
 
 
 # --- throttle -------------------------------------------------------------------------------------
+
+
+def test_who_is_refused_for_his_tables_can_be_paused(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.run(local, "CREATE TABLE wpp_sync_quarantine (x INT)")
+    config = write_config(central, {"nunes": local}, **QUICK)
+    with DaemonProcess(config) as daemon:
+        daemon.wait_until(lambda: daemon.state() == "failed")
+        assert daemon.status()["error"]["code"] == "migration"
+        assert cli(config, "pause", "--all").startswith("nunes  paused")
+        daemon.wait_until(lambda: daemon.state() == "paused")
+        mirror.run(local, "DROP TABLE wpp_sync_quarantine")
+        cli(config, "resume", "nunes")
+        _idle(daemon)
+        assert daemon.status()["pending_migrations"] == []
 
 
 def test_a_throttle_keeps_its_pace(databases: Databases, write_config: WriteConfig) -> None:
@@ -418,7 +444,9 @@ def test_long_work_tells_its_progress_as_lines(
         *_, last = stream(daemon.socket, f"{target}/reconcile", {"entity": "messages"})
         assert last["done"]["differences"] == 0
         *_, last = stream(daemon.socket, f"{target}/resync", {})
-        assert last == {"done": {"resync": ["messages", "chats"], "finished": True}}
+        assert last == {
+            "done": {"resync": ["messages", "chats"], "finished": True, "unfinished": None}
+        }
         assert not any(each["resync"] for each in daemon.status()["sync_state"])
         *_, last = stream(daemon.socket, f"{target}/reconcile", {"entity": "nothing"})
         assert (last["status"], last["error"]["code"]) == (400, "usage")

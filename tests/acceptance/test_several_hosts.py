@@ -143,6 +143,14 @@ def test_whoever_stands_by_says_who_copies(databases: Databases, write_config: W
         other.wait_until(lambda: other.status()["copier"] is not None)
         told = other.status()["copier"]
         assert (told["pid"], told["instances"]) == (copier.pid, 1)
+        assert run_cli("pause", "nunes", "--reason", "backup", "-c", copier.config).returncode == 0
+        assert run_cli("throttle", "nunes", "20", "-c", copier.config).returncode == 0
+        shown = run_cli("status", "nunes", "-c", other.config).stdout
+        assert f"nunes: copied from {told['host']} (process {copier.pid})" in shown
+        assert "nunes: paused since" in shown
+        assert "nunes: throttled to 20 rows per second" in shown
+        assert run_cli("resume", "nunes", "-c", copier.config).returncode == 0
+        assert other.status()["paused"] is None
         refused = other.request("POST", "/v1/instances/nunes/sync")
         assert refused.status == 409
         assert refused.body["error"]["code"] == "locked"

@@ -42,6 +42,11 @@ async def test_a_verb_whose_turn_hangs_ends_and_keeps_nobody_out(
     config = write_config(central, {"nunes": local}, defaults={"statement_timeout": "50ms"})
     async with one(config) as instance:
         await a_pass(instance)  # a turn that migrates has no bound
+        mirror.run(
+            local,
+            "INSERT INTO wpp_sync_quarantine (entity, id, id2, errno, message)"
+            " VALUES ('messages', 9, 0, 1, '')",
+        )
         with monkeypatch.context() as patched:
             patched.setattr(life, "take_turns", hang)
             async with asyncio.timeout(10):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon import operations
-from daemon.errors import SchemaError
+from daemon.errors import PausedError, SchemaError
 from daemon.instance import Instance
+from daemon.status import seen
 from daemon.sync import quarantine
 from tests import mirror
 from tests.in_process import a_pass, one, parts, settle
@@ -169,9 +170,9 @@ async def test_they_are_tried_again_on_command(
     await poisoned(databases, config)
     async with one(config) as instance:
         await a_pass(instance)
-        assert await operations.retry_quarantine(instance) == 2
+        assert (await operations.retry_quarantine(instance)).left == 2
         mirror.run(databases.local, "ALTER TABLE wpp_messages MODIFY body LONGTEXT")
-        assert await operations.retry_quarantine(instance) == 0
+        assert (await operations.retry_quarantine(instance)).left == 0
     assert mirror.differences(databases.central, databases.local) == ""
 
 
@@ -184,7 +185,7 @@ async def test_a_row_that_central_no_longer_has_leaves_the_quarantine(
         await a_pass(instance)
         mirror.run(databases.central, "DELETE FROM messages WHERE id = 3")
         mirror.run(databases.central, "UPDATE messages SET body = 'short' WHERE id = 4")
-        assert await operations.retry_quarantine(instance) == 0
+        assert (await operations.retry_quarantine(instance)).left == 0
     assert mirror.differences(databases.central, databases.local) == ""
 
 
@@ -286,7 +287,7 @@ async def test_many_quarantined_rows_are_no_broken_table_when_they_are_tried_aga
         mirror.insert_message(databases.central, number, body=body)
     async with one(config) as instance:
         await a_pass(instance)
-        assert await operations.retry_quarantine(instance) == 2 * quarantine.MOST_STRIKES
+        assert (await operations.retry_quarantine(instance)).left == 2 * quarantine.MOST_STRIKES
         assert instance.motions.entity_errors == {}
 
 
@@ -323,3 +324,43 @@ async def test_refusals_that_were_rolled_back_do_not_count_as_refusals_in_a_row(
             1 / 0  # noqa: B018 - anything that ends the transaction
         await a_pass(instance)
         assert instance.motions.quarantined["messages"] == 10
+
+
+@pytest.mark.parametrize("why", ["entity paused", "all paused", "cannot be copied"])
+async def test_what_is_not_copied_now_keeps_its_quarantine(
+    databases: Databases, write_config: WriteConfig, why: str
+) -> None:
+    config = write_config(databases.central, {"nunes": databases.local}, sync={"settle": "1s"})
+    await poisoned(databases, config)
+    async with one(config) as instance:
+        await a_pass(instance)
+        if why == "cannot be copied":
+            mirror.run(databases.local, "ALTER TABLE wpp_messages ADD must INT NOT NULL")
+        else:
+            await operations.pause(instance, "messages" if why == "entity paused" else None)
+    async with one(config) as instance:
+        if why == "all paused":
+            with pytest.raises(PausedError):
+                await instance.sync_pass(asyncio.Event())
+            with pytest.raises(PausedError):
+                await operations.retry_quarantine(instance)
+        else:
+            await instance.sync_pass(asyncio.Event())
+            done = await operations.retry_quarantine(instance)
+            assert (done.tried, done.left) == (0, 2)
+            expected = PausedError if why == "entity paused" else SchemaError
+            assert isinstance(done.not_tried["messages"], expected)
+        assert instance.motions.quarantined == {"messages": 2, "chats": 0}
+        assert seen(instance).entities["messages"].quarantined_rows == 2
+        assert await operations.discard_quarantine(instance, "messages", [3]) == 1
+        assert instance.motions.quarantined["messages"] == 1
+
+
+async def test_a_retry_where_nothing_is_in_quarantine_does_nothing(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    mirror.insert_messages(databases.central, range(1, 4))
+    async with one(write_config(databases.central, {"nunes": databases.local})) as instance:
+        done = await operations.retry_quarantine(instance)
+        assert (done.tried, done.left, done.not_tried) == (0, 0, {})
+    assert mirror.rows(databases.local, "SHOW TABLES") == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon import operations
+from daemon import comparing, operations
 from daemon.central import Central
 from daemon.demo import central as central_data
 from daemon.instance import Instance
@@ -407,3 +407,26 @@ async def test_one_walk_over_central_serves_all_instances(
     finally:
         for config in locals_.values():
             servers.local.execute(f"DROP DATABASE {config['database']}")
+
+
+@pytest.mark.parametrize("how", ["paused", "entity paused", "behind", "on their way"])
+async def test_equal_up_to_where_it_was_copied_is_not_equal(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(comparing, "_ON_THEIR_WAY_SECONDS", 1.0 if how == "behind" else 30.0)
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    async with one(write_config(central, {"nunes": local})) as i:
+        await a_pass(i)
+        mirror.insert_messages(central, [90], instance="karsten")
+        assert not (await operations.reconcile(i, "messages", dry_run=True))["messages"].behind
+        mirror.insert_messages(central, range(11, 21))
+        if "paused" in how:
+            await operations.pause(i, "messages" if how == "entity paused" else None)
+        looking = asyncio.ensure_future(operations.reconcile(i, "messages", dry_run=True))
+        if how == "on their way":
+            await asyncio.sleep(0.2)
+            await a_pass(i)
+        found = (await looking)["messages"]
+        assert (found.differences, found.compared_to, found.head) == (0, 10, 90)
+        assert found.behind == (how != "on their way")
