@@ -87,9 +87,9 @@ class ConfigError(WppSyncError):
     code = "config"
     exit_code = EXIT_USAGE
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], *, hint: str = "correct the configuration") -> None:
         self.problems = tuple(without_secrets(problem) for problem in problems)
-        super().__init__("\n".join(self.problems), hint="correct the configuration")
+        super().__init__("\n".join(self.problems), hint=hint)
 
 
 class MigrationFilesError(WppSyncError):

@@ -181,33 +181,13 @@ def _in_threads(
     names: Sequence[str], work: Callable[[str], dict[str, Any]]
 ) -> Iterator[tuple[str, Outcome]]:
     """The process may end while they wait for an answer: whoever breaks it off need not wait."""
-    from queue import Empty, SimpleQueue
-    from threading import Thread
+    from daemon import threads
 
-    left: SimpleQueue[str] = SimpleQueue()
-    done: dict[str, SimpleQueue[dict[str, Any] | BaseException]] = {}
-    for name in names:
-        left.put(name)
-        done[name] = SimpleQueue()
-
-    def one_after_the_other() -> None:
-        while True:
-            try:
-                name = left.get_nowait()
-            except Empty:
-                return
-            try:
-                done[name].put(work(name))
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                done[name].put(error)
-
-    for _ in range(min(_AT_ONCE, len(names))):
-        Thread(target=one_after_the_other, daemon=True).start()
-    for name in names:
-        outcome = done[name].get()
-        if isinstance(outcome, BaseException) and not isinstance(outcome, WppSyncError):
-            raise outcome
-        yield name, outcome
+    for name, outcome in zip(names, threads.begin(work, names, _AT_ONCE), strict=True):
+        try:
+            yield name, outcome.result()
+        except WppSyncError as error:
+            yield name, error
 
 
 async def _each(built: Parts, names: Sequence[str], do: Do) -> list[tuple[str, Outcome]]:

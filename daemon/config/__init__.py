@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from daemon.config.files import NotRegularError, read_bytes
 from daemon.config.models import (
     Central,
     Config,
@@ -113,10 +114,13 @@ def find(path: str | None, environ: Mapping[str, str]) -> Path:
     )
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read the file; raises `ConfigError` with all of its problems at once, and nothing else."""
+def load(path: Path, environ: Mapping[str, str] = os.environ, *, again: bool = False) -> Config:
+    """Read the file; raises `ConfigError` with all of its problems at once, and nothing else.
+
+    `again`: a daemon does that is running, and must not wait for whoever fills a pipe.
+    """
     problems = Problems(path)
-    root = read(path, problems, _SECRETS)
+    root = read(path, problems, _SECRETS, pipe=not again)
     _keep_secrets(root, environ)
     config = _Reader(Path(os.path.abspath(path)), environ, problems).config(root)
     problems.raise_any()
@@ -254,13 +258,14 @@ class _Reader:
         else:
             path = self._path.parent / file.value
             try:
-                with path.open("rb") as opened:
-                    content = opened.read(MAX_PASSWORD_BYTES + 1)
+                content = read_bytes(path, MAX_PASSWORD_BYTES)
                 text = content.decode()
             except OSError as error:
                 relative = not (file.written or file.value.startswith("/"))
                 where = f" (looked in {self._path.parent})" if relative else ""
                 problem = f"cannot be read: {error.strerror}{where}"
+            except NotRegularError as error:
+                problem = str(error)
             except ValueError:
                 problem = "is not the path of a file with UTF-8 text"
             else:

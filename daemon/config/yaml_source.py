@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from daemon.config.files import NotRegularError, read_bytes
 from daemon.errors import ConfigError, without_secrets
 
 # A thousand instances take about 150 KiB; beyond this it is not a configuration file.
@@ -144,11 +145,14 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
-def read(path: Path, problems: Problems, secret_keys: frozenset[str]) -> Located:
-    """Read the file as a mapping. What makes that impossible raises `ConfigError` at once;
-    what does not (a duplicate key, a key that is not text) is noted in `problems`.
+def read(
+    path: Path, problems: Problems, secret_keys: frozenset[str], *, pipe: bool = True
+) -> Located:
+    """Read the file, or where that is allowed whatever a `pipe` brings, as a mapping. What makes
+    that impossible raises `ConfigError` at once; what does not (a duplicate key, a key that is not
+    text) is noted in `problems`.
     """
-    root = _compose(_text(path, problems), problems)
+    root = _compose(_text(path, problems, pipe=pipe), problems)
     if root is None:
         problems.add_at(0, (), "is empty")
     else:
@@ -160,13 +164,13 @@ def read(path: Path, problems: Problems, secret_keys: frozenset[str]) -> Located
     raise AssertionError("unreachable: a problem was noted")
 
 
-def _text(path: Path, problems: Problems) -> str:
+def _text(path: Path, problems: Problems, *, pipe: bool) -> str:
     """The file's text; every reason why there is none is a problem."""
     content = b""
     try:
-        # Reading is bounded, not the size looked up: the file may be a pipe or a device.
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_bytes(path, MAX_FILE_BYTES, pipe=pipe)
+    except NotRegularError as error:
+        problems.add_at(0, (), str(error))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         problems.add_at(0, (), f"cannot be read: {reason or 'not a file name'}")
