@@ -92,6 +92,10 @@ class ConfigError(WppSyncError):
         super().__init__("\n".join(self.problems), hint=hint)
 
 
+class ClosedFilesError(ConfigError):
+    """All that is wrong with the configuration is that we may not read it, or what it names."""
+
+
 class MigrationFilesError(WppSyncError):
     """The migration files themselves are wrong; nothing was touched. One problem a line."""
 

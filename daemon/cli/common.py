@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.errors import EXIT_OK, NoDaemonError, UsageError, WppSyncError
+from daemon.errors import (
+    EXIT_OK,
+    ClosedFilesError,
+    DaemonUnreachableError,
+    NoDaemonError,
+    UsageError,
+    WppSyncError,
+)
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -124,11 +131,11 @@ class Operator:
         self._settings: Config | None = None
         try:
             self.instances: list[str] = self.client.alive()["instances"]
-        except NoDaemonError:
+        except NoDaemonError as error:
             from daemon import reload
 
             self.live = False
-            self.instances = list(reload.enabled(self.settings))
+            self.instances = list(reload.enabled(self.settings_instead(error)))
 
     @property
     def settings(self) -> Config:
@@ -138,6 +145,18 @@ class Operator:
         if self._settings is None:
             self._settings = config.load(self._path)
         return self._settings
+
+    def settings_instead(self, nobody: DaemonUnreachableError) -> Config:
+        """The same, where no daemon can be asked. Who may command one need not be able to read the
+        passwords: to them the daemon is what is missing. Raises `nobody`, ConfigError."""
+        try:
+            return self.settings
+        except ClosedFilesError as closed:
+            nobody.hint = (
+                "the verb cannot do it itself, as you may not read the passwords: start the daemon,"
+                " or be root"
+            )
+            raise nobody from closed
 
     def chosen(self, names: Sequence[str], every: bool) -> list[str]:
         """The instances that a verb is about. Raises UsageError for one that there is not."""

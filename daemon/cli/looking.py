@@ -14,6 +14,7 @@ from daemon.cli.common import (
     config_option,
     document,
     dumped,
+    error_object,
     json_option,
     load,
     names_of,
@@ -112,7 +113,8 @@ def _look(operator: Operator, name: str | None, *, watch: bool) -> _Found:
         # A daemon may be stopped or restarted while somebody watches it.
         if not watch and not isinstance(error, NoDaemonError):
             raise
-        answer = with_parts(operator.settings, lambda built: _status_without_daemon(built, name))
+        settings = operator.settings_instead(error)
+        answer = with_parts(settings, lambda built: _status_without_daemon(built, name))
         live = False
     return _Found(answer, [answer] if name else answer["instances"], live)
 
@@ -124,14 +126,21 @@ def _watch(
     try:
         if as_json:
             while True:
-                click.echo(dumped(look().answer, indent=None))
+                try:
+                    answer = look().answer
+                except DaemonUnreachableError as error:
+                    answer = {"error": error_object(error)}
+                click.echo(dumped(answer, indent=None))
                 time.sleep(interval)
         from daemon import show
 
         with show.live() as screen:
             while True:
-                found = look()
-                screen(found.instances, live=found.live, socket=operator.socket)
+                try:
+                    found = look()
+                    screen(found.instances, live=found.live, socket=operator.socket)
+                except DaemonUnreachableError as error:
+                    screen([], live=False, socket=operator.socket, unknown=error)
                 time.sleep(interval)
     except KeyboardInterrupt:
         return

@@ -35,7 +35,13 @@ from daemon.config.models import (
     Sync,
     Tls,
 )
-from daemon.config.values import MAX_IDENTIFIER, explain, identifier_problem, text_problem
+from daemon.config.values import (
+    MAX_IDENTIFIER,
+    ClosedFile,
+    explain,
+    identifier_problem,
+    text_problem,
+)
 from daemon.config.yaml_source import Located, Problems, dotted, fill, merge, read
 from daemon.entities import CATALOGUE, Entity
 from daemon.errors import ConfigError, keep_secret
@@ -211,13 +217,16 @@ class _Reader:
             return model.model_validate(data | more, context=context)
         except ValidationError as error:
             for item in error.errors(include_url=False, include_input=False):
-                self._explain(place.at(item["loc"]), explain(item["type"], item.get("ctx", {})))
+                figures = item.get("ctx", {})
+                closed = isinstance(figures.get("error"), ClosedFile)
+                text = explain(item["type"], figures)
+                self._explain(place.at(item["loc"]), text, closed=closed)
             return None
 
-    def _explain(self, place: Located, text: str) -> None:
+    def _explain(self, place: Located, text: str, *, closed: bool = False) -> None:
         hidden = text.startswith("must") or _may_be_secret(place)
         shown = "" if hidden else place.shown()
-        self._problems.add(place, f"{shown} {text}".strip())
+        self._problems.add(place, f"{shown} {text}".strip(), closed=closed)
 
     # Servers
 
@@ -252,7 +261,7 @@ class _Reader:
         return replace(place, value=entries)
 
     def _password_from(self, file: Located) -> Located:
-        text, problem = "", ""
+        text, problem, closed = "", "", False
         if not isinstance(file.value, str) or text_problem(file.value):
             problem = "is not the path of a file"
         else:
@@ -264,6 +273,7 @@ class _Reader:
                 relative = not (file.written or file.value.startswith("/"))
                 where = f" (looked in {self._path.parent})" if relative else ""
                 problem = f"cannot be read: {error.strerror}{where}"
+                closed = isinstance(error, PermissionError)
             except NotRegularError as error:
                 problem = str(error)
             except ValueError:
@@ -271,7 +281,7 @@ class _Reader:
             else:
                 problem = "is too long for a password" if len(content) > MAX_PASSWORD_BYTES else ""
         if problem:
-            self._explain(file, problem)
+            self._explain(file, problem, closed=closed)
             return replace(file, value="", broken=True)
         keep_secret(_without_newline(text))
         # At the password's own path, so that whatever is said about it is said without its value.

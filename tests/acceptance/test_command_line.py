@@ -157,6 +157,54 @@ def test_a_silent_socket_is_not_waited_for_for_ever(place: Place) -> None:
     assert f"the daemon at {place.socket} does not answer: timed out" in done.stderr
 
 
+def closed_password(place: Place) -> None:
+    """As in the standard installation: who may open the socket may not read the passwords."""
+    path = place.config.parent / "password"
+    path.write_text("p")
+    path.chmod(0)
+    server = {key: value for key, value in NUNES.items() if key != "password"}
+    place.change(defaults={**server, "password_file": str(path)})
+
+
+def test_who_may_not_read_the_passwords_hears_that_no_daemon_answers(place: Place) -> None:
+    closed_password(place)
+    for verb in (*VERBS[:-1], ["status", "--json"]):
+        done = subprocess.run(
+            [*AS_ANYBODY, *COMMAND, *verb, "-c", str(place.config)],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert done.stderr.startswith(f"error: no daemon answers at {place.socket}\nhint: ")
+        assert "start the daemon, or be root" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "daemon_unreachable"
+    # Where it is another mistake, that is told.
+    place.change(http={"listne": "127.0.0.1:0"})
+    assert "unknown key" in run_cli("status", "-c", place.config).stderr
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_watch_goes_on_while_the_daemon_is_restarted(place: Place, option: list[str]) -> None:
+    closed_password(place)
+    found = {"/v1/status": {"instances": [status("nunes")]}}
+    watching = None
+    try:
+        with answering(place.socket, replies(found)):
+            watching = subprocess.Popen(
+                [*AS_ANYBODY, *COMMAND, "status", "--watch", *option, "--interval", "0.1",
+                 "-c", str(place.config)],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(),
+            )  # fmt: skip
+            assert watching.stdout is not None
+            assert any("nunes" in line for line in iter(watching.stdout.readline, ""))
+        assert any("no daemon answers" in line for line in iter(watching.stdout.readline, ""))
+        with answering(place.socket, replies(found)):
+            assert any("messages" in line for line in iter(watching.stdout.readline, ""))
+    finally:
+        if watching is not None:
+            watching.kill()
+            watching.communicate()
+
+
 @pytest.mark.parametrize("left", ["nothing", "a socket", "a file"])
 def test_where_nobody_listens_a_reload_says_how_to_reach_one_that_moved(
     place: Place, left: str
