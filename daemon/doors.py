@@ -317,7 +317,7 @@ def _is_socket(path: Path) -> bool | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise WppSyncError(f"the control socket {path}: {error.strerror}") from error
+        raise _cannot_be_made(path, error) from error
 
 
 @asynccontextmanager
@@ -360,7 +360,9 @@ async def _make_way(path: Path) -> None:
         return
     if not there:
         raise WppSyncError(
-            f"{path} is there and is no socket", hint="choose another control.socket"
+            f"{path} is there and is no socket",
+            hint="remove it, or choose another control.socket",
+            code="control_socket",
         )
     try:
         async with asyncio.timeout(2):
@@ -370,7 +372,12 @@ async def _make_way(path: Path) -> None:
             os.unlink(path)
         return
     except OSError as error:
-        raise WppSyncError(f"the control socket {path}: {error}") from error
+        raise WppSyncError(
+            f"whether a daemon answers at the control socket {path} cannot be told: {error}",
+            hint="another user's daemon may listen there: run this one as the same user, or give it"
+            " a control.socket of its own",
+            code="control_socket",
+        ) from error
     writer.close()
     raise WppSyncError(
         f"another daemon answers at the control socket {path}",

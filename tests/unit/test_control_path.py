@@ -61,6 +61,35 @@ async def test_a_socket_that_is_not_listened_on_yet_is_not_taken(
     assert os.listdir(path.parent) == []
 
 
+async def test_what_is_no_socket_is_left_alone(path: Path) -> None:
+    path.write_text("mine")
+    with pytest.raises(WppSyncError, match="is no socket") as caught:
+        await opened(path)
+    assert (caught.value.code, path.read_text()) == ("control_socket", "mine")
+    assert "choose another control.socket" in caught.value.hint
+    with pytest.raises(WppSyncError, match="Not a directory") as caught:
+        await opened(path / "control.sock")
+    assert caught.value.code == "control_socket"
+
+
+async def test_a_socket_that_may_not_be_opened_is_told_with_what_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may open all, so what it would be told is played."""
+    door = await opened(path)
+
+    async def closed(_path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", closed)
+    with pytest.raises(WppSyncError, match="Permission denied") as caught:
+        await opened(path)
+    assert caught.value.code == "control_socket"
+    assert "another user's daemon" in caught.value.hint
+    assert door.stands
+    await left(door)
+
+
 async def test_a_directory_that_somebody_keeps_locked_is_told(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
