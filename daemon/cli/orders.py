@@ -165,7 +165,7 @@ def throttle(
     "--socket",
     "socket_path",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),  # who may not open it is told so by Client
     help="Ask the daemon there, not at the control.socket of the file.",
 )
 @json_option

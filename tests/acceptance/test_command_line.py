@@ -117,6 +117,12 @@ def test_a_socket_that_is_closed_to_us_is_not_taken_for_no_daemon(
             assert f"error: no permission to ask the daemon at {place.socket}" in done.stderr
             assert "hint: are you in the group " in done.stderr
             assert done.stdout == "", "the databases are left alone"
+        done = subprocess.run(
+            [*AS_ANYBODY, *COMMAND, "reload", "--json", "--socket", str(place.socket)],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert json.loads(done.stdout)["error"]["code"] == "socket_denied"
 
 
 @pytest.mark.parametrize(
