@@ -294,7 +294,10 @@ def _foreseen(step: Mapping[str, Any]) -> str:
 
 
 def _migration_list(console: Console, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=escape(name))
+    # Where there is no terminal, the middle is far to the right.
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title=escape(name), title_justify="left"
+    )
     for title in ("migration", "state", "statements", "executed at", "version", "description"):
         table.add_column(title)
     for row in rows:
