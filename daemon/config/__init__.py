@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -42,9 +42,9 @@ from daemon.config.values import (
     identifier_problem,
     text_problem,
 )
-from daemon.config.yaml_source import Located, Problems, dotted, fill, merge, read
+from daemon.config.yaml_source import WHO_MAY_READ, Located, Problems, dotted, fill, merge, read
 from daemon.entities import CATALOGUE, Entity
-from daemon.errors import ConfigError, keep_secret
+from daemon.errors import ClosedFilesError, ConfigError, keep_secret
 
 __all__ = [
     "Central",
@@ -108,16 +108,27 @@ def find(path: str | None, environ: Mapping[str, str]) -> Path:
         return Path(path)
     if named := environ.get(ENVIRONMENT_VARIABLE):
         return Path(named)
+    closed = []
     for place in PLACES:
-        if os.path.exists(place):  # False, not an exception, where the directory is closed to us
+        try:
+            place.stat()
+        except PermissionError:
+            closed.append(place)
+        except OSError:
+            continue
+        else:
             return place
-    looked = ", ".join(f"./{place}" if not place.is_absolute() else f"{place}" for place in PLACES)
-    raise ConfigError(
-        [
-            f"no configuration file: -c is not given, ${ENVIRONMENT_VARIABLE} is not set, "
-            f"not found: {looked}"
-        ]
-    )
+    problem = f"no configuration file: -c is not given, ${ENVIRONMENT_VARIABLE} is not set"
+    if absent := [place for place in PLACES if place not in closed]:
+        problem += f", not found: {_listed(absent)}"
+    if closed:
+        problem += f", no permission to look for {_listed(closed)}"
+        raise ClosedFilesError([problem], hint=WHO_MAY_READ)
+    raise ConfigError([problem], hint="name it: -c FILE")
+
+
+def _listed(places: Iterable[Path]) -> str:
+    return ", ".join(f"{place}" if place.is_absolute() else f"./{place}" for place in places)
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ, *, again: bool = False) -> Config:

@@ -188,6 +188,46 @@ def test_who_may_not_read_the_passwords_hears_that_no_daemon_answers(place: Plac
     assert "unknown key" in run_cli("status", "-c", place.config).stderr
 
 
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_a_configuration_that_is_closed_to_us_is_told_with_who_may_read_it(
+    place: Place, closed: str, tmp_path: Path
+) -> None:
+    (place.config if closed == "file" else place.config.parent).chmod(0)
+    try:
+        done = subprocess.run(
+            [*AS_ANYBODY, *COMMAND, "status", "-c", str(place.config)],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+        )  # fmt: skip
+    finally:
+        tmp_path.chmod(0o700)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {place.config}: cannot be read: Permission denied\n" in done.stderr
+    assert "hint: are you in the group wpp-sync-ops, or root?" in done.stderr
+
+
+def test_a_directory_that_is_closed_is_not_told_as_one_without_configuration(
+    place: Place, tmp_path: Path
+) -> None:
+    """Looked for in its places, of which the working directory is one."""
+    tmp_path.chmod(0)
+    code = (
+        "import os, sys; os.chdir(sys.argv.pop(1)); from daemon import config\n"
+        "from pathlib import Path; config.PLACES = (Path('config.yaml'), Path(sys.argv.pop(1)))\n"
+        "from daemon.cli import main; main()"
+    )
+    try:
+        done = subprocess.run(
+            [*AS_ANYBODY, sys.executable, "-c", code, "/", str(place.config), "status"],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+    finally:
+        tmp_path.chmod(0o700)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"no permission to look for {place.config}\n" in done.stderr
+    assert "hint: are you in the group wpp-sync-ops, or root?" in done.stderr
+
+
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_a_watch_goes_on_while_the_daemon_is_restarted(place: Place, option: list[str]) -> None:
     closed_password(place)

@@ -854,6 +854,7 @@ def test_nothing_found_names_every_place(tmp_path: Path, monkeypatch: pytest.Mon
         "no configuration file: -c is not given, $WPP_SYNC_CONFIG is not set, not found: "
         "./config.yaml, /nowhere/config.yaml",
     )
+    assert caught.value.hint == "name it: -c FILE"
 
 
 # The file that is shipped
