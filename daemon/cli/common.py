@@ -35,6 +35,19 @@ _AT_ONCE = 16
 """So many instances are given an order at the same time: one whose server is silent takes 10 s."""
 
 
+class _ConfigFile(click.Path):
+    """A file's name, which shells complete. Whether it can be read, `daemon.config` says."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An unset shell variable names no other file than the one that was meant."""
+        if value == "":
+            self.fail("it is empty, and names no file.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def config_option(command: Command) -> Command:
     """-c, before and after the verb."""
     return click.option(
@@ -42,6 +55,7 @@ def config_option(command: Command) -> Command:
         "--config",
         "config_path",
         metavar="FILE",
+        type=_ConfigFile(),
         help="The configuration; else $WPP_SYNC_CONFIG, ./config.yaml, /etc/wpp-sync/config.yaml.",
     )(command)
 

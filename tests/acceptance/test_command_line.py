@@ -188,6 +188,14 @@ def test_who_may_not_read_the_passwords_hears_that_no_daemon_answers(place: Plac
     assert "unknown key" in run_cli("status", "-c", place.config).stderr
 
 
+def test_an_empty_name_is_no_configuration(place: Place) -> None:
+    """`-c "$UNSET"`: neither this directory nor another configuration is meant."""
+    for arguments in (["-c", "", "status"], ["status", "-c", ""]):
+        done = run_cli(*arguments, cwd=place.config.parent)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Invalid value for '-c' / '--config': it is empty, and names no file." in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["file", "directory"])
 def test_a_configuration_that_is_closed_to_us_is_told_with_who_may_read_it(
     place: Place, closed: str, tmp_path: Path
