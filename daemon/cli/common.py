@@ -125,6 +125,13 @@ def names_of(context: click.Context, _argument: click.Parameter, begun: str) -> 
     return [name for name in found.instances if name.startswith(begun)]
 
 
+def entities_of(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    """The entities that every configuration has, for completion by the shell."""
+    from daemon.entities import CATALOGUE
+
+    return [name for name in CATALOGUE if name.startswith(begun)]
+
+
 class Operator:
     """How a verb reaches the instances: through the running daemon, else in this process."""
 

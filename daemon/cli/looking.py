@@ -14,6 +14,7 @@ from daemon.cli.common import (
     config_option,
     document,
     dumped,
+    entities_of,
     error_object,
     json_option,
     load,
@@ -169,7 +170,12 @@ async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, An
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
 @click.argument("action", type=click.Choice(["list", "retry", "discard"]), default="list")
 @click.argument("keys", metavar="[ID]...", nargs=-1, type=int)
-@click.option("--entity", metavar="ENTITY", help="Only this entity's rows (discard).")
+@click.option(
+    "--entity",
+    metavar="ENTITY",
+    shell_complete=entities_of,
+    help="Only this entity's rows (discard).",
+)
 @json_option
 @config_option
 @click.pass_context

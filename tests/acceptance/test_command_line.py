@@ -451,6 +451,22 @@ def test_the_version_for_machines() -> None:
     assert set(json.loads(done.stdout)) == {"version"}
 
 
+def test_the_version_as_an_option_and_the_help_as_a_whole() -> None:
+    assert run_cli("--version").stdout == run_cli("version").stdout
+    page = run_cli("--help").stdout
+    assert re.search(r"Examples:\n +wpp-sync check\n", page), page
+    assert "130 interrupted" in page
+
+
+def test_the_shell_completes_the_name_of_a_configuration() -> None:
+    for words in ("wpp-sync -c con", "wpp-sync status -c con"):
+        done = run_cli(environ={
+            "_WPP_SYNC_COMPLETE": "bash_complete", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        })  # fmt: skip
+        assert (done.stdout, done.stderr) == ("file,con\n", "")
+
+
 # --- help, and how soon it comes ----------------------------------------------------------------
 
 

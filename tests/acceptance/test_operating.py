@@ -601,6 +601,8 @@ def test_the_service_manager_gives_the_last_batch_its_time(
         ("wpp-sync quarantine karsten d", ["discard"]),
         ("wpp-sync pause x", []),
         ("wpp-sync throttle n", ["natal", "nunes"]),
+        ("wpp-sync pause nunes --entity c", ["chats", "contacts", "contact_sectors"]),
+        ("wpp-sync reset nunes m", ["messages"]),
     ],
 )
 def test_the_shell_completes_verbs_and_instances(
