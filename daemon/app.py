@@ -16,12 +16,12 @@ from typing import Any
 import structlog
 
 from daemon import config as configuration
-from daemon import heap, log, operations, reload
+from daemon import heap, log, operations, reload, threads
 from daemon.aio import Clock, Courtesy
 from daemon.central import Central
 from daemon.config import Config, Sync
 from daemon.db import Pool
-from daemon.errors import StoppedError, WppSyncError, internal
+from daemon.errors import ConfigError, StoppedError, WppSyncError, internal
 from daemon.hosts import Seats
 from daemon.instance import Instance
 from daemon.metrics import Metrics
@@ -50,6 +50,9 @@ _BEGINNING_PATIENCE_SECONDS = 2.0
 
 _LOOK_SECONDS = 0.5
 """So often the event loop's delay is measured."""
+
+_READ_SECONDS = 30.0
+"""A reload waits so long for its files. Of thousands of instances they take seconds."""
 
 VERSION = installed_version("wpp-sync")
 
@@ -172,6 +175,29 @@ async def run(config: Config) -> None:
     heap.keep_large_pieces_apart()
     async with parts(config) as built:
         await _Process(built).run()
+
+
+async def _read_again(path: Path) -> tuple[Config, Catalogue]:
+    """The configuration and the migrations that it names.
+
+    Off the loop: a thousand instances take a moment, and a file system may hang. Whoever hangs
+    there keeps neither a later reload nor the process from leaving. Raises ConfigError,
+    MigrationFilesError.
+    """
+    (reading,) = threads.begin(_read_files, [path], 1)
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            return await asyncio.wrap_future(reading)
+    except TimeoutError as error:
+        raise ConfigError(
+            [f"{path}: it, or a file that it names, was not read within {_READ_SECONDS:g} s"],
+            hint="does the file system answer? then say wpp-sync reload again",
+        ) from error
+
+
+def _read_files(path: Path) -> tuple[Config, Catalogue]:
+    new = configuration.load(path, again=True)
+    return new, Catalogue(_directories(new))
 
 
 async def _in_a_group(work: Callable[[asyncio.TaskGroup], Awaitable[None]]) -> None:
@@ -419,10 +445,8 @@ class _Process:
 
     async def _reload(self) -> dict[str, Any]:
         built, before = self._built, self._built.config
-        # Off the loop: a thousand instances take a moment.
-        new = await asyncio.to_thread(configuration.load, before.path)
+        new, catalogue = await _read_again(before.path)
         changes = reload.compare(before, new)
-        catalogue = Catalogue(_directories(new))
         await self._doors.move(new.control, new.http)
         self._refuse_while_stopping()
         # From here on nothing can be refused, and nothing is waited for.

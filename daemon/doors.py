@@ -7,12 +7,13 @@ control. A socket that another daemon answers on is never taken; a stale one is 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import grp
 import os
 import socket
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from errno import EADDRINUSE
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from daemon.http.connections import Clients, Connection
 
 _PATIENCE_SECONDS = 2.0
 """So long requests that are under way may take when a door is closed."""
+
+_TURN_SECONDS = 5.0
+"""So long another daemon that makes a socket in the same directory is waited for."""
 
 _BACKLOG = 128
 """So many may wait to be let in."""
@@ -202,7 +206,12 @@ class _ControlDoor:
         """Raises WppSyncError; a live socket, or what is no socket, is not touched."""
         path = settings.socket
         assert path is not None  # noqa: S101 - the caller looked
-        await _make_way(path)
+        async with _alone_at(path):
+            await _make_way(path)
+            return await cls._make(app, settings, path)
+
+    @classmethod
+    async def _make(cls, app: web.Application, settings: Control, path: Path) -> _ControlDoor:
         try:
             bound = _bind(path)
         except OSError as error:
@@ -280,7 +289,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _cannot_be_made(path: Path, error: Exception | str) -> WppSyncError:
     return WppSyncError(
         f"the control socket {path} cannot be made: {error}",
-        hint="check control.socket and control.group, and that the directory may be written",
+        hint="check control.socket, control.group, and that its directory may be read and written",
         code="control_socket",
     )
 
@@ -308,7 +317,40 @@ def _is_socket(path: Path) -> bool | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise WppSyncError(f"the control socket {path}: {error.strerror}") from error
+        raise _cannot_be_made(path, error) from error
+
+
+@asynccontextmanager
+async def _alone_at(path: Path) -> AsyncIterator[None]:
+    """No other daemon removes or makes a socket in this directory meanwhile: one that is not yet
+    listened on looks stale, and would be taken. The lock ends with its process, and leaves no file
+    behind. Raises WppSyncError."""
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _cannot_be_made(path, error) from error
+    try:
+        await _lock(directory, path)
+        yield
+    finally:
+        os.close(directory)
+
+
+async def _lock(directory: int, path: Path) -> None:
+    """Whoever has it listens within moments."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + _TURN_SECONDS
+    while True:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if clock() > deadline:
+                reason = f"another process locks its directory for {_TURN_SECONDS:g} s"
+                raise _cannot_be_made(path, reason) from error
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
+        await asyncio.sleep(0.02)
 
 
 async def _make_way(path: Path) -> None:
@@ -318,7 +360,9 @@ async def _make_way(path: Path) -> None:
         return
     if not there:
         raise WppSyncError(
-            f"{path} is there and is no socket", hint="choose another control.socket"
+            f"{path} is there and is no socket",
+            hint="remove it, or choose another control.socket",
+            code="control_socket",
         )
     try:
         async with asyncio.timeout(2):
@@ -328,7 +372,12 @@ async def _make_way(path: Path) -> None:
             os.unlink(path)
         return
     except OSError as error:
-        raise WppSyncError(f"the control socket {path}: {error}") from error
+        raise WppSyncError(
+            f"whether a daemon answers at the control socket {path} cannot be told: {error}",
+            hint="another user's daemon may listen there: run this one as the same user, or give it"
+            " a control.socket of its own",
+            code="control_socket",
+        ) from error
     writer.close()
     raise WppSyncError(
         f"another daemon answers at the control socket {path}",

@@ -88,9 +88,13 @@ class ConfigError(WppSyncError):
     code = "config"
     exit_code = EXIT_USAGE
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], *, hint: str = "correct the configuration") -> None:
         self.problems = tuple(without_secrets(problem) for problem in problems)
-        super().__init__("\n".join(self.problems), hint="correct the configuration")
+        super().__init__("\n".join(self.problems), hint=hint)
+
+
+class ClosedFilesError(ConfigError):
+    """All that is wrong with the configuration is that we may not read it, or what it names."""
 
 
 class MigrationFilesError(WppSyncError):

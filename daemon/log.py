@@ -32,6 +32,9 @@ ENDS = {
 }
 """What is the end of what: told when its beginning was."""
 
+ASKED_FOR = frozenset({"status", "asked"})
+"""Written whatever the level is: what USR1 asks for, and who has asked for a change."""
+
 ANSWERS = frozenset({"reload refused", "nothing was reset", "reset failed", "ended"})
 """What answers an operator: told each time."""
 
@@ -143,7 +146,7 @@ class _Lines(structlog.PrintLogger):
 def _drop_unimportant(
     _logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    if _LEVELS[method] < _Now.style.least:
+    if _LEVELS[method] < _Now.style.least and event["event"] not in ASKED_FOR:
         raise structlog.DropEvent
     return event
 

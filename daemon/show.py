@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
+from daemon.errors import WppSyncError
+
 _COLOURS = {
     "idle": "green", "syncing": "cyan", "failed": "red", "backoff": "yellow", "standby": "magenta",
     "paused": "blue", "no copier": "red", "not open": "yellow",
@@ -109,16 +111,37 @@ def _pause(pause: Mapping[str, str]) -> str:
 
 @contextmanager
 def live() -> Iterator[Callable[..., None]]:
-    """A screen that shows one status after the other; where there is none, one below the other."""
+    """A screen that shows one status after the other; where there is none, one below the other.
+    `unknown` says why there is no status to be had."""
     console = _console()
     if not console.is_terminal:
-        yield lambda instances, *, live, socket: status(
-            instances, live=live, socket=socket, detail=False
-        )
+
+        def print_it(
+            instances: Sequence[dict[str, Any]],
+            *,
+            live: bool,
+            socket: Path | None,
+            unknown: WppSyncError | None = None,
+        ) -> None:
+            if unknown is None:
+                status(instances, live=live, socket=socket, detail=False)
+            else:
+                console.print(f"{unknown}: {unknown.hint}", markup=False)
+
+        yield print_it
         return
     with Live(console=console, screen=True, auto_refresh=False) as screen:
 
-        def show(instances: Sequence[dict[str, Any]], *, live: bool, socket: Path | None) -> None:
+        def show(
+            instances: Sequence[dict[str, Any]],
+            *,
+            live: bool,
+            socket: Path | None,
+            unknown: WppSyncError | None = None,
+        ) -> None:
+            if unknown is not None:
+                screen.update(Text(f"{unknown}\nhint: {unknown.hint}"), refresh=True)
+                return
             source = f"the daemon at {socket}" if live else "the databases: no daemon answers"
             head = Text(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  from {source}", style="dim")
             many = len(instances) >= _SHORT
@@ -284,7 +307,10 @@ def _foreseen(step: Mapping[str, Any]) -> str:
 
 
 def _migration_list(console: Console, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=escape(name))
+    # Where there is no terminal, the middle is far to the right.
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title=escape(name), title_justify="left"
+    )
     for title in ("migration", "state", "statements", "executed at", "version", "description"):
         table.add_column(title)
     for row in rows:

@@ -53,12 +53,20 @@ class _Group(click.Group):
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 daemon or database not"
-    " reachable, 4 differences found.",
+    " reachable, 4 differences found, 130 interrupted.",
 )
 @config_option
+@click.version_option(package_name=running.PROGRAM, message=f"{running.PROGRAM} %(version)s")
 @click.pass_context
 def cli(context: click.Context, config_path: str | None) -> None:
-    """Keep each customer's database a faithful mirror of its rows in the central one."""
+    """Keep each customer's database a faithful mirror of its rows in the central one.
+
+    \b
+    Examples:
+      wpp-sync check
+      wpp-sync status --watch
+      wpp-sync reset --help
+    """
     context.obj = config_path
 
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.errors import EXIT_OK, ConfigError, NoDaemonError, UsageError, WppSyncError
+from daemon.errors import (
+    EXIT_OK,
+    ClosedFilesError,
+    ConfigError,
+    DaemonUnreachableError,
+    NoDaemonError,
+    UsageError,
+    WppSyncError,
+)
 
 if TYPE_CHECKING:
     from daemon.app import Parts
@@ -29,6 +37,19 @@ _AT_ONCE = 16
 """So many instances are given an order at the same time: one whose server is silent takes 10 s."""
 
 
+class _ConfigFile(click.Path):
+    """A file's name, which shells complete. Whether it can be read, `daemon.config` says."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An unset shell variable names no other file than the one that was meant."""
+        if value == "":
+            self.fail("it is empty, and names no file.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def config_option(command: Command) -> Command:
     """-c, before and after the verb."""
     return click.option(
@@ -36,6 +57,7 @@ def config_option(command: Command) -> Command:
         "--config",
         "config_path",
         metavar="FILE",
+        type=_ConfigFile(),
         help="The configuration; else $WPP_SYNC_CONFIG, ./config.yaml, /etc/wpp-sync/config.yaml.",
     )(command)
 
@@ -105,6 +127,13 @@ def names_of(context: click.Context, _argument: click.Parameter, begun: str) -> 
     return [name for name in found.instances if name.startswith(begun)]
 
 
+def entities_of(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    """The entities that every configuration has, for completion by the shell."""
+    from daemon.entities import CATALOGUE
+
+    return [name for name in CATALOGUE if name.startswith(begun)]
+
+
 class Operator:
     """How a verb reaches the instances: through the running daemon, else in this process."""
 
@@ -125,11 +154,11 @@ class Operator:
         self._settings: Config | None = None
         try:
             self.instances: list[str] = self.client.alive()["instances"]
-        except NoDaemonError:
+        except NoDaemonError as error:
             from daemon import reload
 
             self.live = False
-            self.instances = list(reload.enabled(self.settings))
+            self.instances = list(reload.enabled(self.settings_instead(error)))
 
     @property
     def settings(self) -> Config:
@@ -139,6 +168,18 @@ class Operator:
         if self._settings is None:
             self._settings = config.load(self._path)
         return self._settings
+
+    def settings_instead(self, nobody: DaemonUnreachableError) -> Config:
+        """The same, where no daemon can be asked. Who may command one need not be able to read the
+        passwords: to them the daemon is what is missing. Raises `nobody`, ConfigError."""
+        try:
+            return self.settings
+        except ClosedFilesError as closed:
+            nobody.hint = (
+                "the verb cannot do it itself, as you may not read the passwords: start the daemon,"
+                " or be root"
+            )
+            raise nobody from closed
 
     def chosen(self, names: Sequence[str], every: bool) -> list[str]:
         """The instances that a verb is about. Raises UsageError for one that there is not."""
@@ -194,33 +235,13 @@ def _in_threads(
     names: Sequence[str], work: Callable[[str], dict[str, Any]]
 ) -> Iterator[tuple[str, Outcome]]:
     """The process may end while they wait for an answer: whoever breaks it off need not wait."""
-    from queue import Empty, SimpleQueue
-    from threading import Thread
+    from daemon import threads
 
-    left: SimpleQueue[str] = SimpleQueue()
-    done: dict[str, SimpleQueue[dict[str, Any] | BaseException]] = {}
-    for name in names:
-        left.put(name)
-        done[name] = SimpleQueue()
-
-    def one_after_the_other() -> None:
-        while True:
-            try:
-                name = left.get_nowait()
-            except Empty:
-                return
-            try:
-                done[name].put(work(name))
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                done[name].put(error)
-
-    for _ in range(min(_AT_ONCE, len(names))):
-        Thread(target=one_after_the_other, daemon=True).start()
-    for name in names:
-        outcome = done[name].get()
-        if isinstance(outcome, BaseException) and not isinstance(outcome, WppSyncError):
-            raise outcome
-        yield name, outcome
+    for name, outcome in zip(names, threads.begin(work, names, _AT_ONCE), strict=True):
+        try:
+            yield name, outcome.result()
+        except WppSyncError as error:
+            yield name, error
 
 
 async def _each(built: Parts, names: Sequence[str], do: Do) -> list[tuple[str, Outcome]]:

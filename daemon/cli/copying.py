@@ -16,6 +16,7 @@ from daemon.cli.common import (
     complain,
     config_option,
     document,
+    entities_of,
     json_option,
     names_of,
     with_parts,
@@ -41,8 +42,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
 @all_option
-@click.option("--skip", multiple=True, metavar="ENTITY", help="Leave this entity out; repeatable.")
-@click.option("--only", multiple=True, metavar="ENTITY", help="Only this entity; repeatable.")
+@click.option(
+    "--skip",
+    multiple=True,
+    metavar="ENTITY",
+    shell_complete=entities_of,
+    help="Leave this entity out; repeatable.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ENTITY",
+    shell_complete=entities_of,
+    help="Only this entity; repeatable.",
+)
 @json_option
 @config_option
 @click.pass_context
@@ -180,7 +193,7 @@ _UNFINISHED = {
 
 @click.command()
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
-@click.argument("entity", metavar="ENTITY|all")
+@click.argument("entity", metavar="ENTITY|all", shell_complete=entities_of)
 @json_option
 @config_option
 @click.pass_context
@@ -301,7 +314,7 @@ def _change(
 
 @click.command()
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
-@click.argument("entity", metavar="[ENTITY]", required=False)
+@click.argument("entity", metavar="[ENTITY]", shell_complete=entities_of, required=False)
 @click.option("--dry-run", is_flag=True, help="Only report; exit 4 if the two sides differ.")
 @json_option
 @config_option

@@ -15,6 +15,8 @@ from daemon.cli.common import (
     config_option,
     document,
     dumped,
+    entities_of,
+    error_object,
     json_option,
     load,
     names_of,
@@ -121,7 +123,8 @@ def _look(operator: Operator, name: str | None, *, watch: bool) -> _Found:
         # A daemon may be stopped or restarted while somebody watches it.
         if not watch and not isinstance(error, NoDaemonError):
             raise
-        answer = with_parts(operator.settings, lambda built: _status_without_daemon(built, name))
+        settings = operator.settings_instead(error)
+        answer = with_parts(settings, lambda built: _status_without_daemon(built, name))
         live = False
     return _Found(answer, [answer] if name else answer["instances"], live)
 
@@ -133,14 +136,21 @@ def _watch(
     try:
         if as_json:
             while True:
-                click.echo(dumped(look().answer, indent=None))
+                try:
+                    answer = look().answer
+                except DaemonUnreachableError as error:
+                    answer = {"error": error_object(error)}
+                click.echo(dumped(answer, indent=None))
                 time.sleep(interval)
         from daemon import show
 
         with show.live() as screen:
             while True:
-                found = look()
-                screen(found.instances, live=found.live, socket=operator.socket)
+                try:
+                    found = look()
+                    screen(found.instances, live=found.live, socket=operator.socket)
+                except DaemonUnreachableError as error:
+                    screen([], live=False, socket=operator.socket, unknown=error)
                 time.sleep(interval)
     except KeyboardInterrupt:
         return
@@ -169,7 +179,12 @@ async def _status_without_daemon(built: Parts, name: str | None) -> dict[str, An
 @click.argument("name", metavar="INSTANCE", shell_complete=names_of)
 @click.argument("action", type=click.Choice(["list", "retry", "discard"]), default="list")
 @click.argument("keys", metavar="[ID]...", nargs=-1, type=int)
-@click.option("--entity", metavar="ENTITY", help="Only this entity's rows (discard).")
+@click.option(
+    "--entity",
+    metavar="ENTITY",
+    shell_complete=entities_of,
+    help="Only this entity's rows (discard).",
+)
 @json_option
 @config_option
 @click.pass_context

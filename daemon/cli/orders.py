@@ -16,6 +16,7 @@ from daemon.cli.common import (
     all_option,
     config_option,
     document,
+    entities_of,
     json_option,
     names_of,
 )
@@ -37,7 +38,7 @@ _LONGEST_PACE = 9
 @click.command()
 @click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
 @all_option
-@click.option("--entity", metavar="ENTITY", help="Only this entity.")
+@click.option("--entity", metavar="ENTITY", shell_complete=entities_of, help="Only this entity.")
 @click.option("--reason", default="", metavar="TEXT", help="Why; shown by status.")
 @json_option
 @config_option
@@ -77,7 +78,7 @@ def pause(
 @click.command()
 @click.argument("names", metavar="INSTANCE...", nargs=-1, shell_complete=names_of)
 @all_option
-@click.option("--entity", metavar="ENTITY", help="Only this entity.")
+@click.option("--entity", metavar="ENTITY", shell_complete=entities_of, help="Only this entity.")
 @json_option
 @config_option
 @click.pass_context
@@ -168,7 +169,7 @@ def throttle(
     "--socket",
     "socket_path",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),  # who may not open it is told so by Client
     help="Ask the daemon there, not at the control.socket of the file.",
 )
 @json_option

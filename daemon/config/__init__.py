@@ -12,13 +12,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from daemon.config.files import NotRegularError, read_bytes
 from daemon.config.models import (
     Central,
     Config,
@@ -34,10 +35,16 @@ from daemon.config.models import (
     Sync,
     Tls,
 )
-from daemon.config.values import MAX_IDENTIFIER, explain, identifier_problem, text_problem
-from daemon.config.yaml_source import Located, Problems, dotted, fill, merge, read
+from daemon.config.values import (
+    MAX_IDENTIFIER,
+    ClosedFile,
+    explain,
+    identifier_problem,
+    text_problem,
+)
+from daemon.config.yaml_source import WHO_MAY_READ, Located, Problems, dotted, fill, merge, read
 from daemon.entities import CATALOGUE, Entity
-from daemon.errors import ConfigError, keep_secret
+from daemon.errors import ClosedFilesError, ConfigError, keep_secret
 
 __all__ = [
     "Central",
@@ -101,22 +108,36 @@ def find(path: str | None, environ: Mapping[str, str]) -> Path:
         return Path(path)
     if named := environ.get(ENVIRONMENT_VARIABLE):
         return Path(named)
+    closed = []
     for place in PLACES:
-        if os.path.exists(place):  # False, not an exception, where the directory is closed to us
+        try:
+            place.stat()
+        except PermissionError:
+            closed.append(place)
+        except OSError:
+            continue
+        else:
             return place
-    looked = ", ".join(f"./{place}" if not place.is_absolute() else f"{place}" for place in PLACES)
-    raise ConfigError(
-        [
-            f"no configuration file: -c is not given, ${ENVIRONMENT_VARIABLE} is not set, "
-            f"not found: {looked}"
-        ]
-    )
+    problem = f"no configuration file: -c is not given, ${ENVIRONMENT_VARIABLE} is not set"
+    if absent := [place for place in PLACES if place not in closed]:
+        problem += f", not found: {_listed(absent)}"
+    if closed:
+        problem += f", no permission to look for {_listed(closed)}"
+        raise ClosedFilesError([problem], hint=WHO_MAY_READ)
+    raise ConfigError([problem], hint="name it: -c FILE")
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read the file; raises `ConfigError` with all of its problems at once, and nothing else."""
+def _listed(places: Iterable[Path]) -> str:
+    return ", ".join(f"{place}" if place.is_absolute() else f"./{place}" for place in places)
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ, *, again: bool = False) -> Config:
+    """Read the file; raises `ConfigError` with all of its problems at once, and nothing else.
+
+    `again`: a daemon does that is running, and must not wait for whoever fills a pipe.
+    """
     problems = Problems(path)
-    root = read(path, problems, _SECRETS)
+    root = read(path, problems, _SECRETS, pipe=not again)
     _keep_secrets(root, environ)
     config = _Reader(Path(os.path.abspath(path)), environ, problems).config(root)
     problems.raise_any()
@@ -207,13 +228,16 @@ class _Reader:
             return model.model_validate(data | more, context=context)
         except ValidationError as error:
             for item in error.errors(include_url=False, include_input=False):
-                self._explain(place.at(item["loc"]), explain(item["type"], item.get("ctx", {})))
+                figures = item.get("ctx", {})
+                closed = isinstance(figures.get("error"), ClosedFile)
+                text = explain(item["type"], figures)
+                self._explain(place.at(item["loc"]), text, closed=closed)
             return None
 
-    def _explain(self, place: Located, text: str) -> None:
+    def _explain(self, place: Located, text: str, *, closed: bool = False) -> None:
         hidden = text.startswith("must") or _may_be_secret(place)
         shown = "" if hidden else place.shown()
-        self._problems.add(place, f"{shown} {text}".strip())
+        self._problems.add(place, f"{shown} {text}".strip(), closed=closed)
 
     # Servers
 
@@ -248,25 +272,27 @@ class _Reader:
         return replace(place, value=entries)
 
     def _password_from(self, file: Located) -> Located:
-        text, problem = "", ""
+        text, problem, closed = "", "", False
         if not isinstance(file.value, str) or text_problem(file.value):
             problem = "is not the path of a file"
         else:
             path = self._path.parent / file.value
             try:
-                with path.open("rb") as opened:
-                    content = opened.read(MAX_PASSWORD_BYTES + 1)
+                content = read_bytes(path, MAX_PASSWORD_BYTES)
                 text = content.decode()
             except OSError as error:
                 relative = not (file.written or file.value.startswith("/"))
                 where = f" (looked in {self._path.parent})" if relative else ""
                 problem = f"cannot be read: {error.strerror}{where}"
+                closed = isinstance(error, PermissionError)
+            except NotRegularError as error:
+                problem = str(error)
             except ValueError:
                 problem = "is not the path of a file with UTF-8 text"
             else:
                 problem = "is too long for a password" if len(content) > MAX_PASSWORD_BYTES else ""
         if problem:
-            self._explain(file, problem)
+            self._explain(file, problem, closed=closed)
             return replace(file, value="", broken=True)
         keep_secret(_without_newline(text))
         # At the password's own path, so that whatever is said about it is said without its value.

@@ -142,6 +142,10 @@ def _path(value: object, info: ValidationInfo) -> object:
     return _directory_of(info) / _text(value)
 
 
+class ClosedFile(ValueError):  # noqa: N818 - pydantic makes an error of it
+    """We may not read it."""
+
+
 def _readable(path: Path, info: ValidationInfo) -> Path:
     try:
         if not path.is_file():
@@ -150,6 +154,8 @@ def _readable(path: Path, info: ValidationInfo) -> Path:
             raise ValueError("is not a file")
         with path.open("rb"):
             return path
+    except PermissionError as error:
+        raise ClosedFile(f"cannot be read: {error.strerror}{_start(path, info)}") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}{_start(path, info)}") from None
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from daemon.errors import ConfigError, without_secrets
+from daemon.config.files import NotRegularError, read_bytes
+from daemon.errors import ClosedFilesError, ConfigError, without_secrets
 
 # A thousand instances take about 150 KiB; beyond this it is not a configuration file.
 MAX_FILE_BYTES = 1024 * 1024
@@ -23,6 +24,7 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_VALUES = 200_000
 # The deepest useful value is at 6 (instances, name, entities, entity, columns, column).
 MAX_DEPTH = 20
+WHO_MAY_READ = "are you in the group wpp-sync-ops, or root? The passwords are read by root alone"
 # Longer values and keys are cut where a problem shows them.
 MAX_SHOWN = 60
 
@@ -111,23 +113,33 @@ class Problems:
         text = str(file)
         self._file = text if text.isprintable() else repr(text)
         self._found: dict[str, int] = {}
+        self._closed: set[str] = set()
 
-    def add(self, place: Located, text: str) -> None:
+    def add(self, place: Located, text: str, *, closed: bool = False) -> None:
         """Note a problem at a value, unless the value has had its problem already."""
         if not place.broken:
-            self.add_at(place.line, place.path, text)
+            self.add_at(place.line, place.path, text, closed=closed)
 
-    def add_at(self, line: int, path: KeyPath, text: str) -> None:
-        """Note a problem; line 0 is the file as a whole, an empty path its top level."""
+    def add_at(self, line: int, path: KeyPath, text: str, *, closed: bool = False) -> None:
+        """Note a problem; line 0 is the file as a whole, an empty path its top level.
+
+        `closed`: it is none of the file, but that we may not read something.
+        """
         where = f"{self._file}:{line}" if line else self._file
         inside = f" {dotted(path)}:" if path else ""
-        self._found.setdefault(f"{where}:{inside} {text}", line)
+        problem = f"{where}:{inside} {text}"
+        self._found.setdefault(problem, line)
+        if closed:
+            self._closed.add(problem)
 
     def raise_any(self) -> None:
         """Raise `ConfigError` with everything noted so far, if there is anything."""
         if self._found:
             # Without a cause: a library's exception would carry the values it was given.
-            raise ConfigError(sorted(self._found, key=lambda text: self._found[text])) from None
+            found = sorted(self._found, key=lambda text: self._found[text])
+            if self._found.keys() == self._closed:
+                raise ClosedFilesError(found, hint=WHO_MAY_READ) from None
+            raise ConfigError(found) from None
 
 
 def dotted(path: KeyPath) -> str:
@@ -144,11 +156,14 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
-def read(path: Path, problems: Problems, secret_keys: frozenset[str]) -> Located:
-    """Read the file as a mapping. What makes that impossible raises `ConfigError` at once;
-    what does not (a duplicate key, a key that is not text) is noted in `problems`.
+def read(
+    path: Path, problems: Problems, secret_keys: frozenset[str], *, pipe: bool = True
+) -> Located:
+    """Read the file, or where that is allowed whatever a `pipe` brings, as a mapping. What makes
+    that impossible raises `ConfigError` at once; what does not (a duplicate key, a key that is not
+    text) is noted in `problems`.
     """
-    root = _compose(_text(path, problems), problems)
+    root = _compose(_text(path, problems, pipe=pipe), problems)
     if root is None:
         problems.add_at(0, (), "is empty")
     else:
@@ -160,16 +175,17 @@ def read(path: Path, problems: Problems, secret_keys: frozenset[str]) -> Located
     raise AssertionError("unreachable: a problem was noted")
 
 
-def _text(path: Path, problems: Problems) -> str:
+def _text(path: Path, problems: Problems, *, pipe: bool) -> str:
     """The file's text; every reason why there is none is a problem."""
     content = b""
     try:
-        # Reading is bounded, not the size looked up: the file may be a pipe or a device.
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_bytes(path, MAX_FILE_BYTES, pipe=pipe)
+    except NotRegularError as error:
+        problems.add_at(0, (), str(error))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        problems.add_at(0, (), f"cannot be read: {reason or 'not a file name'}")
+        closed = isinstance(error, PermissionError)
+        problems.add_at(0, (), f"cannot be read: {reason or 'not a file name'}", closed=closed)
     if len(content) > MAX_FILE_BYTES:
         problems.add_at(0, (), "is larger than 1 MiB: that is not a configuration")
     problems.raise_any()

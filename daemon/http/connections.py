@@ -109,6 +109,16 @@ class Connection(web.RequestHandler):
         if self._hang_up is not None:
             self._hang_up.cancel()
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What aiohttp refuses before the application has a say, the path known or not."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            told = f"{resp.status} {resp.reason}"
+            resp = error_answer(resp.status, "http", told, "Expect is 100-continue, or left out")
+            resp.force_close()  # nobody knows whether a body follows
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -118,10 +128,10 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What is no HTTP never reaches the application: its answer is an object all the same."""
         super().handle_error(request, status, exc, message)  # logs it; raises if one was sent
-        if isinstance(exc, LineTooLong):
-            status = 431
         # Its first line says what is wrong; below it aiohttp quotes what was sent.
         first = (message or "").partition("\n")[0].rstrip(" :")
+        if isinstance(exc, LineTooLong):
+            status, first = 431, "the path or a header is too long"  # its line quotes all of it
         told = f"{status} {HTTPStatus(status).phrase}" + (f": {first}" if first else "")
         answer = error_answer(status, "http", told, "send a request as HTTP/1.1 has it")
         answer.force_close()

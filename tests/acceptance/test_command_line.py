@@ -117,6 +117,12 @@ def test_a_socket_that_is_closed_to_us_is_not_taken_for_no_daemon(
             assert f"error: no permission to ask the daemon at {place.socket}" in done.stderr
             assert "hint: are you in the group " in done.stderr
             assert done.stdout == "", "the databases are left alone"
+        done = subprocess.run(
+            [*AS_ANYBODY, *COMMAND, "reload", "--json", "--socket", str(place.socket)],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert json.loads(done.stdout)["error"]["code"] == "socket_denied"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,102 @@ def test_a_silent_socket_is_not_waited_for_for_ever(place: Place) -> None:
         done = run_cli("reload", "-c", place.config, seconds=20)
     assert done.returncode == 3
     assert f"the daemon at {place.socket} does not answer: timed out" in done.stderr
+
+
+def closed_password(place: Place) -> None:
+    """As in the standard installation: who may open the socket may not read the passwords."""
+    path = place.config.parent / "password"
+    path.write_text("p")
+    path.chmod(0)
+    server = {key: value for key, value in NUNES.items() if key != "password"}
+    place.change(defaults={**server, "password_file": str(path)})
+
+
+def test_who_may_not_read_the_passwords_hears_that_no_daemon_answers(place: Place) -> None:
+    closed_password(place)
+    for verb in (*VERBS[:-1], ["status", "--json"]):
+        done = subprocess.run(
+            [*AS_ANYBODY, *COMMAND, *verb, "-c", str(place.config)],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert done.stderr.startswith(f"error: no daemon answers at {place.socket}\nhint: ")
+        assert "start the daemon, or be root" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "daemon_unreachable"
+    # Where it is another mistake, that is told.
+    place.change(http={"listne": "127.0.0.1:0"})
+    assert "unknown key" in run_cli("status", "-c", place.config).stderr
+
+
+def test_an_empty_name_is_no_configuration(place: Place) -> None:
+    """`-c "$UNSET"`: neither this directory nor another configuration is meant."""
+    for arguments in (["-c", "", "status"], ["status", "-c", ""]):
+        done = run_cli(*arguments, cwd=place.config.parent)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Invalid value for '-c' / '--config': it is empty, and names no file." in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_a_configuration_that_is_closed_to_us_is_told_with_who_may_read_it(
+    place: Place, closed: str, tmp_path: Path
+) -> None:
+    (place.config if closed == "file" else place.config.parent).chmod(0)
+    try:
+        done = subprocess.run(
+            [*AS_ANYBODY, *COMMAND, "status", "-c", str(place.config)],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+        )  # fmt: skip
+    finally:
+        tmp_path.chmod(0o700)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {place.config}: cannot be read: Permission denied\n" in done.stderr
+    assert "hint: are you in the group wpp-sync-ops, or root?" in done.stderr
+
+
+def test_a_directory_that_is_closed_is_not_told_as_one_without_configuration(
+    place: Place, tmp_path: Path
+) -> None:
+    """Looked for in its places, of which the working directory is one."""
+    tmp_path.chmod(0)
+    code = (
+        "import os, sys; os.chdir(sys.argv.pop(1)); from daemon import config\n"
+        "from pathlib import Path; config.PLACES = (Path('config.yaml'), Path(sys.argv.pop(1)))\n"
+        "from daemon.cli import main; main()"
+    )
+    try:
+        done = subprocess.run(
+            [*AS_ANYBODY, sys.executable, "-c", code, "/", str(place.config), "status"],
+            check=False, capture_output=True, text=True, env=environment(), timeout=30,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+    finally:
+        tmp_path.chmod(0o700)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"no permission to look for {place.config}\n" in done.stderr
+    assert "hint: are you in the group wpp-sync-ops, or root?" in done.stderr
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_watch_goes_on_while_the_daemon_is_restarted(place: Place, option: list[str]) -> None:
+    closed_password(place)
+    found = {"/v1/status": {"instances": [status("nunes")]}}
+    watching = None
+    try:
+        with answering(place.socket, replies(found)):
+            watching = subprocess.Popen(
+                [*AS_ANYBODY, *COMMAND, "status", "--watch", *option, "--interval", "0.1",
+                 "-c", str(place.config)],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(),
+            )  # fmt: skip
+            assert watching.stdout is not None
+            assert any("nunes" in line for line in iter(watching.stdout.readline, ""))
+        assert any("no daemon answers" in line for line in iter(watching.stdout.readline, ""))
+        with answering(place.socket, replies(found)):
+            assert any("messages" in line for line in iter(watching.stdout.readline, ""))
+    finally:
+        if watching is not None:
+            watching.kill()
+            watching.communicate()
 
 
 @pytest.mark.parametrize("left", ["nothing", "a socket", "a file"])
@@ -361,6 +463,22 @@ def test_the_version_for_machines() -> None:
     done = run_cli("version", "--json")
     assert done.returncode == 0
     assert set(json.loads(done.stdout)) == {"version"}
+
+
+def test_the_version_as_an_option_and_the_help_as_a_whole() -> None:
+    assert run_cli("--version").stdout == run_cli("version").stdout
+    page = run_cli("--help").stdout
+    assert re.search(r"Examples:\n +wpp-sync check\n", page), page
+    assert "130 interrupted" in page
+
+
+def test_the_shell_completes_the_name_of_a_configuration() -> None:
+    for words in ("wpp-sync -c con", "wpp-sync status -c con"):
+        done = run_cli(environ={
+            "_WPP_SYNC_COMPLETE": "bash_complete", "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        })  # fmt: skip
+        assert (done.stdout, done.stderr) == ("file,con\n", "")
 
 
 # --- help, and how soon it comes ----------------------------------------------------------------

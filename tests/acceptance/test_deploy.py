@@ -189,6 +189,31 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     assert (wrong.returncode, "usage" in wrong.stderr) == (2, True)
 
 
+def test_what_was_installed_elsewhere_is_found_to_be_removed(tmp_path: Path) -> None:
+    """As an installation leaves it: a mark in its directory, and a link to its command."""
+    command = tmp_path / "usr/bin/wpp-sync"
+    command.parent.mkdir(parents=True)
+    program = tmp_path / "srv/wpp"
+    (program / "bin").mkdir(parents=True)
+    (program / ".made-by-wpp-sync-install").touch()
+    command.symlink_to("/srv/wpp/bin/wpp-sync")
+    for words in (["--uninstall", "extra"], ["--uninstall", "--uninstall"], ["--help", "me"]):
+        done = run(DEPLOY / "install", *words, DESTDIR=str(tmp_path))
+        assert (done.returncode, program.exists()) == (2, True), words
+        assert done.stderr.startswith("error: ")
+    asked = run(DEPLOY / "install", "--help", DESTDIR=str(tmp_path))
+    assert (asked.returncode, asked.stderr, program.exists()) == (0, "", True)
+    assert "[--uninstall]" in asked.stdout
+    done = run(DEPLOY / "install", "--uninstall", DESTDIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not program.exists()
+    assert not command.is_symlink()
+    # A link that leads to what is not ours.
+    command.symlink_to("/usr/local/bin/wpp-sync")
+    done = run(DEPLOY / "install", "--uninstall", DESTDIR=str(tmp_path))
+    assert (done.returncode, command.is_symlink()) == (2, True)
+
+
 def dead_links(page: Path) -> list[str]:
     """Relative links of a page that lead nowhere."""
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())

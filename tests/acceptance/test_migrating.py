@@ -68,6 +68,7 @@ def test_a_dry_run_then_the_run_then_the_list(
     assert states.pop("2025-06-01-001-create-everything") == "not ours"
     assert states == dict.fromkeys([*IDS, PRIORITY], "applied")
     shown = run_cli("migrate", "nunes", "--list", "-c", config)
+    assert shown.stdout.startswith("nunes "), "whose they are is what `head -1` shows"
     assert "Add priority column to wpp_chats" in shown.stdout
     status = run_cli("status", "nunes", "-c", config)
     assert "Add priority column to wpp_chats" in status.stdout

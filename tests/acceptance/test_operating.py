@@ -380,6 +380,39 @@ def test_what_all_rest_on_and_the_doors_move_with_a_reload(
     assert mirror.differences(central, local) == ""
 
 
+def test_files_that_hang_keep_neither_a_later_reload_nor_the_process(
+    databases: Databases, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    """Pipes that nobody writes to, in the place of a file system that does not answer."""
+    config = write_config(databases.central, {"nunes": databases.local}, **QUICK)
+    good = config.read_text()
+    directory = tmp_path / "own"
+    directory.mkdir()
+    with DaemonProcess(config) as daemon:
+        _idle(daemon)
+        config.unlink()
+        os.mkfifo(config)
+        done = run_cli("reload", "--socket", daemon.socket, seconds=20)
+        assert done.returncode == 2
+        assert f"{config}: cannot be read: it is no regular file" in done.stderr
+        config.unlink()
+        config.write_text(good)
+        cli(config, "reload")
+        # What no check sees beforehand: it is under way when the process is to leave.
+        os.mkfifo(directory / "2024-01-01-001-hangs.sql")
+        change(config, lambda document: document.update(migrations={"directory": str(directory)}))
+        hanging = subprocess.Popen(
+            [sys.executable, "-m", "daemon.cli", "reload", "-c", str(config)],
+            stderr=subprocess.DEVNULL, env=environment(),
+        )  # fmt: skip
+        daemon.wait_until(lambda: len(daemon.logged("asked")) == 3)
+        assert daemon.state() == "idle"
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 10
+        assert hanging.wait(10) != 0
+
+
 def test_hup_reads_the_configuration_first(
     databases: Databases, servers: Servers, write_config: WriteConfig
 ) -> None:
@@ -596,6 +629,8 @@ def test_the_service_manager_gives_the_last_batch_its_time(
         ("wpp-sync quarantine karsten d", ["discard"]),
         ("wpp-sync pause x", []),
         ("wpp-sync throttle n", ["natal", "nunes"]),
+        ("wpp-sync pause nunes --entity c", ["chats", "contacts", "contact_sectors"]),
+        ("wpp-sync reset nunes m", ["messages"]),
     ],
 )
 def test_the_shell_completes_verbs_and_instances(

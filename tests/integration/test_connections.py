@@ -89,6 +89,8 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n", 400),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: bogus\r\n\r\n", 417),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nExpect: bogus\r\n\r\n", 417),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
 )
@@ -101,6 +103,7 @@ async def test_what_is_no_http_is_answered_with_an_error_object(
     assert body["error"]["code"] == "http"
     assert body["error"]["message"].startswith(f"{expected} ")
     assert "\n" not in body["error"]["message"]
+    assert "xxx" not in body["error"]["message"], "what was sent is not sent back"
     assert body["error"]["hint"]
 
 

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any, get_args
 
 import pytest
@@ -382,7 +383,7 @@ ONE_PROBLEM = [
     ("defaults: {password_file: nope}", "defaults.password_file: cannot be read: No such file or directory (looked in TMP)"),
     ("defaults: {password_file: /}", "defaults.password_file: '/' cannot be read: Is a directory"),
     ("defaults: {password_file: 5}", "defaults.password_file: is not the path of a file"),
-    ("defaults: {password_file: /dev/zero}", "defaults.password_file: '/dev/zero' is too long for a password"),
+    ("defaults: {password_file: /dev/zero}", "defaults.password_file: '/dev/zero' cannot be read: it is no regular file"),
     ("defaults: {password: x, password_file: config.yaml}", "defaults.password_file: give password or password_file, not both"),
     # entities
     ("entities: {chats: null}", "entities.chats: must be a mapping (key: value lines); to switch it off: {enabled: false}"),
@@ -694,6 +695,23 @@ def test_paths_that_cannot_be_read(tmp_path: Path, path: str, reason: str) -> No
     assert len(caught.value.problems) == 1
 
 
+def test_nobody_waits_for_whoever_fills_a_pipe(tmp_path: Path) -> None:
+    """But who names one for a verb: `-c <(…)`."""
+    path, pipe = tmp_path / "config.yaml", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="pipe: cannot be read: it is no regular file"):
+        config.load(pipe, {}, again=True)
+    path.write_text(CENTRAL + NUNES + f"defaults: {{password_file: {pipe}}}\n")
+    with pytest.raises(
+        ConfigError, match=r"password_file: .* cannot be read: it is no regular file"
+    ):
+        config.load(path, {})
+    filling = Thread(target=lambda: pipe.write_text(CENTRAL + NUNES))
+    filling.start()
+    assert list(config.load(pipe, {}).instances) == ["nunes"]
+    filling.join()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
 def test_a_file_without_permission(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
@@ -836,6 +854,7 @@ def test_nothing_found_names_every_place(tmp_path: Path, monkeypatch: pytest.Mon
         "no configuration file: -c is not given, $WPP_SYNC_CONFIG is not set, not found: "
         "./config.yaml, /nowhere/config.yaml",
     )
+    assert caught.value.hint == "name it: -c FILE"
 
 
 # The file that is shipped

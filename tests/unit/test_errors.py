@@ -191,6 +191,7 @@ def test_a_cancellation_is_not_among_what_is_translated() -> None:
         ("UsageError", "usage", 2),
         ("NoInstanceError", "usage", 2),
         ("ConfigError", "config", 2),
+        ("ClosedFilesError", "config", 2),
         ("MigrationFilesError", "migration_files", 2),
         ("MigrationError", "migration", 1),
         ("SchemaError", "schema", 1),

@@ -188,6 +188,18 @@ def test_facts_and_answers_are_never_held_back(fresh: tuple[Log, list[float]]) -
     assert len(out.events()) == 6
 
 
+def test_what_was_asked_for_is_written_whatever_the_level_is(
+    fresh: tuple[Log, list[float]],
+) -> None:
+    assert {each.event for each in _logged() if each.level == "info"} >= log.ASKED_FOR
+    out, _ = fresh
+    log.set_up("error", "json")
+    out.logger.info("reloaded")
+    out.logger.info("asked", path="/v1/reload", uid=1000)
+    out.logger.info("status", state="idle")
+    assert [event["event"] for event in out.events()] == ["asked", "status"]
+
+
 def test_what_was_held_back_outlives_a_reload_of_the_log(fresh: tuple[Log, list[float]]) -> None:
     out, now = fresh
     logger = out.logger.bind()
