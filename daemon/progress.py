@@ -125,12 +125,13 @@ async def watching(instance: Instance) -> AsyncIterator[None]:
     # Where a daemon does the work, nothing of this is needed to show it.
     import asyncio
 
-    from daemon import operations
+    from daemon.status import status_now
 
     async def look(shown: Shown) -> None:
         while True:
             if instance.hold.usable:
-                shown.told(await operations.get_sync_status(instance))
+                # From memory: to ask its database, too, would hold up what is shown.
+                shown.told(status_now(instance))
             await asyncio.sleep(_POLL_SECONDS)
 
     with Shown(instance.name) as shown:
