@@ -68,8 +68,10 @@ def run(
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Ours, without what would choose another configuration."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("WPP_")}
+    """Ours, without what would choose another configuration, or have Python compile all its modules
+    each time: whoever has installed them finds them compiled."""
+    left_out = ("WPP_", "PYTHONDONTWRITEBYTECODE")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return {**ours, **(more or {})}
 
 

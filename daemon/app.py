@@ -13,10 +13,8 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from daemon import config as configuration
-from daemon import heap, log, operations, reload, threads
+from daemon import events, heap, operations, reload, threads
 from daemon.aio import Clock, Courtesy
 from daemon.central import Central
 from daemon.config import Config, Sync
@@ -237,7 +235,7 @@ class _Process:
         self._asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._answers: set[asyncio.Task[None]] = set()
         self._notifier = Notifier(os.environ)
-        self._log = structlog.get_logger()
+        self._log = events.get_logger()
         self._reloading = asyncio.Lock()
         self._started = False
         self._watching: asyncio.Task[None] | None = None
@@ -365,6 +363,8 @@ class _Process:
     async def _look_on(self) -> None:
         """Measure how late the event loop is, count the rows of each instance, and have told what
         the log held back."""
+        from daemon import log  # here, as the doors
+
         clock = asyncio.get_running_loop().time
         sampled_at = float("-inf")
         while True:
@@ -458,6 +458,8 @@ class _Process:
         if pool is not None:
             self._group.create_task(self._retire(old, pool), name="retire")
         if changes.log:
+            from daemon import log
+
             log.set_up(new.log.level, new.log.format)
         told = changes.told()
         built.metrics.reload_success.set(1)

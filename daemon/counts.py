@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
+from daemon import events
 from daemon.errors import WppSyncError
 from daemon.metrics import Metrics
 from daemon.recent import Recent
@@ -24,7 +23,7 @@ class Counts:
 
         self._name = instance
         self._metrics = metrics
-        self._log = structlog.get_logger().bind(instance=instance)
+        self._log = events.get_logger().bind(instance=instance)
 
     def suffered(self, error: WppSyncError, entity: str = "") -> None:
         """An error came now; an entity's own, or the instance's."""

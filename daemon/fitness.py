@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import structlog
-
+from daemon import events
 from daemon.aio import Clock
 from daemon.central import Central
 from daemon.db import Connection
@@ -25,7 +24,7 @@ class Fitness:
         self._migrator = migrator
         self._clock = clock
         self._unfit_until = self._central_failed_at = float("-inf")
-        self._log = structlog.get_logger().bind(instance=instance)
+        self._log = events.get_logger().bind(instance=instance)
 
     @property
     def central_fails(self) -> bool:

@@ -10,9 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-import structlog
-
-from daemon import config, db, hosts
+from daemon import config, db, events, hosts
 from daemon.aio import Clock, wait_first
 from daemon.db import Connection
 from daemon.errors import DatabaseError, StandbyError
@@ -70,7 +68,7 @@ class Hold:
         self._taken = asyncio.Event()
         """There is a connection to be kept."""
 
-        self._log = structlog.get_logger().bind(instance=settings.name)
+        self._log = events.get_logger().bind(instance=settings.name)
 
     @property
     def usable(self) -> bool:

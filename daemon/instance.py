@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Literal
 
-import structlog
-
-from daemon import config, orders, state
+from daemon import config, events, orders, state
 from daemon.aio import jittered, wait_first
 from daemon.counts import Counts
 from daemon.db import Connection
@@ -92,7 +90,7 @@ class Instance:
         """Whoever has it may have comparisons made (`Motions.asked`)."""
 
         self._clock = shared.clock
-        self._log = structlog.get_logger().bind(instance=self.name)
+        self._log = events.get_logger().bind(instance=self.name)
         self._ready = False
         """All migrations are in effect, and nothing keeps the instance from being copied."""
 

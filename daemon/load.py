@@ -12,9 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
 
-import structlog
-
-from daemon import sql
+from daemon import events, sql
 from daemon.aio import Clock
 from daemon.db import NO_SUCH_SYNTAX, Connection
 from daemon.errors import DatabaseError, TransientError
@@ -128,7 +126,7 @@ class Lookout:
         self._looking = False
         self._looked_at = float("-inf")
         self._lag_again_at = float("-inf")
-        self._log = structlog.get_logger()
+        self._log = events.get_logger()
 
     async def look(self) -> None:
         """Ask, if nobody does or has just done so; who comes meanwhile goes on with what is known.

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
-import structlog
-
-from daemon import db, sql
+from daemon import db, events, sql
 from daemon.aio import Clock
 from daemon.db import Connection
 from daemon.errors import DatabaseError, StandbyError, TransientError
@@ -68,7 +66,7 @@ class Lock:
 
         self._server_began = 0.0
         self._seen: tuple[int, str] = (0, "")
-        self._log = structlog.get_logger().bind(instance=instance)
+        self._log = events.get_logger().bind(instance=instance)
 
     async def take(self, connection: Connection) -> None:
         """Become the instance's only copier, or raise StandbyError."""

@@ -58,11 +58,6 @@ class _Now:
     repeats = Repeats(time.monotonic, ENDS)
 
 
-def silence() -> None:
-    """Log nothing: the verbs of the command line say themselves what there is to say."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-
-
 def set_up(
     level: Literal["debug", "info", "warning", "error"],
     style: Literal["auto", "json", "console"],

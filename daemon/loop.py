@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
+from daemon import events
 from daemon.aio import Backoff, jittered, wait_first
 from daemon.errors import PausedError, StandbyError, StoppedError, TransientError, WppSyncError
 from daemon.fitness import CENTRAL_PATIENCE_SECONDS
@@ -33,7 +32,7 @@ class Loop:
         self._listens = False
         """News ends the wait for the next turn."""
 
-        self._log = structlog.get_logger().bind(instance=instance.name)
+        self._log = events.get_logger().bind(instance=instance.name)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. The batch that is being written is finished; then it is closed."""

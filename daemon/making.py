@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-import structlog
-
-from daemon import local, schema, state
+from daemon import events, local, schema, state
 from daemon.db import Connection
 from daemon.entities import Entity
 from daemon.errors import MissingError, OwnerError, SchemaError, WppSyncError
@@ -99,7 +97,7 @@ class Maker:
         self._throttle = throttle
         self._ahead = ahead
         self._committed = committed
-        self._log = structlog.get_logger().bind(instance=instance)
+        self._log = events.get_logger().bind(instance=instance)
         self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
 
     async def look(

@@ -9,9 +9,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
-from daemon import schema
+from daemon import events, schema
 from daemon.aio import Courtesy
 from daemon.db import Connection
 from daemon.metrics import Metrics
@@ -62,7 +60,7 @@ class Migrator:
         self._note = f"{instance} migrate"
         self._shared = shared
         self._metrics = metrics
-        self._log = structlog.get_logger().bind(instance=instance)
+        self._log = events.get_logger().bind(instance=instance)
         self._reminder: asyncio.TimerHandle | None = None
 
     @property

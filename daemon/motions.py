@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 
-import structlog
-
-from daemon import config, state
+from daemon import config, events, state
 from daemon.aio import jittered
 from daemon.counts import Counts
 from daemon.db import Connection
@@ -81,7 +79,7 @@ class Motions(Mapping[str, Motion]):
         self._maker = maker
         self._news = news
         self._counts = counts
-        self._log = structlog.get_logger().bind(instance=self._name)
+        self._log = events.get_logger().bind(instance=self._name)
         self._retry_at: dict[str, float] = {}
         self._derive_at: dict[str, float] = {}
         """When that is tried again which could not be derived; the entity does not wait for it."""

@@ -13,10 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from daemon.instance import Instance
 
 # Off a terminal a line so often is enough to see that it lives.
@@ -58,7 +57,6 @@ class Shown:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._console = Console(stderr=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._most: dict[str, int] = {}
@@ -66,14 +64,17 @@ class Shown:
         self._before: int | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TextColumn("{task.fields[about]}"),
             )
-            self._bars = Progress(*columns, console=self._console, transient=True)
+            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bars.start()
         return self
 
@@ -124,12 +125,13 @@ async def watching(instance: Instance) -> AsyncIterator[None]:
     # Where a daemon does the work, nothing of this is needed to show it.
     import asyncio
 
-    from daemon import operations
+    from daemon.status import status_now
 
     async def look(shown: Shown) -> None:
         while True:
             if instance.hold.usable:
-                shown.told(await operations.get_sync_status(instance))
+                # From memory: to ask its database, too, would hold up what is shown.
+                shown.told(status_now(instance))
             await asyncio.sleep(_POLL_SECONDS)
 
     with Shown(instance.name) as shown:

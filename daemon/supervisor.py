@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-import structlog
-
+from daemon import events
 from daemon.aio import Backoff, wait_first
 from daemon.errors import internal
 from daemon.instance import Instance
@@ -36,7 +35,7 @@ class Supervisor:
         self._running: dict[str, Instance] = {}
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._log = structlog.get_logger()
+        self._log = events.get_logger()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set and every instance has finished its batch."""

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import structlog
+from daemon import events
 
 EXTEND_SECONDS = 60
 
@@ -89,6 +89,4 @@ class Notifier:
                 sender.connect(self._address)  # only so can there be waited for room
                 sender.send("\n".join(lines).encode())
         except OSError as error:
-            structlog.get_logger().warning(
-                "service manager not told", lines=lines, reason=str(error)
-            )
+            events.get_logger().warning("service manager not told", lines=lines, reason=str(error))

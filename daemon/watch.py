@@ -19,8 +19,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 
-import structlog
-
+from daemon import events
 from daemon.aio import Clock
 from daemon.central import NOTHING, Central, Sum
 from daemon.errors import DatabaseError, WppSyncError, internal
@@ -286,7 +285,7 @@ class Watch:
         self._herd = Herd(clock)
         # The instances need the other connections. Sums have a bound of their own.
         self._places = asyncio.Semaphore(max(2, central.connections // 2))
-        self._log = structlog.get_logger()
+        self._log = events.get_logger()
 
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Until it is cancelled: look at each table and each group of sums, in a task of the group

@@ -6,6 +6,7 @@ to import is imported by the verb that needs it.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -89,6 +90,8 @@ def main() -> None:
         complain(WppSyncError(f"cannot write the output: {error.strerror}"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    # All that is left ends with the process: to look for cycles in it takes 60 ms.
+    gc.freeze()
     sys.exit(code)
 
 

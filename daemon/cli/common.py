@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -48,6 +49,18 @@ class _ConfigFile(click.Path):
         if value == "":
             self.fail("it is empty, and names no file.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For the imports of a verb: what they make stays until its end, and is no garbage. To look for
+    some in it again and again takes a tenth of their time, and more afterwards."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def config_option(command: Command) -> Command:
@@ -142,8 +155,9 @@ class Operator:
 
         Raises ConfigError, and DaemonUnreachableError where one may run that does not answer us.
         """
-        from daemon import config
-        from daemon.client import Client
+        with importing():
+            from daemon import config
+            from daemon.client import Client
 
         self._path = config.find(config_path or context.obj, os.environ)
         self.socket = config.control_socket(self._path)
@@ -263,11 +277,12 @@ async def _each(built: Parts, names: Sequence[str], do: Do) -> list[tuple[str, O
 
 def with_parts(settings: Config, work: Callable[[Parts], Coroutine[Any, Any, T]]) -> T:
     """Build the parts in this process, without a daemon, and do one thing with them."""
-    import asyncio
+    with importing():
+        import asyncio
 
-    from daemon import app, log
+        from daemon import app, events
 
-    log.silence()
+    events.silence()
 
     async def do() -> T:
         async with app.parts(settings) as built:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import structlog
 from aiohttp import web
 
+from daemon import events
 from daemon.errors import DatabaseError, NoInstanceError, UsageError, WppSyncError, internal
 
 MAX_BODY = 64 * 1024
@@ -54,7 +54,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def bug(error: Exception, request: web.Request) -> WppSyncError:
     told = internal(error)
-    structlog.get_logger().error(
+    events.get_logger().error(
         "request failed", path=path_of(request), code=told.code, error=told.message, hint=told.hint
     )
     return told

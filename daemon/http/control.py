@@ -10,11 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Any
 
-import structlog
 import yaml
 from aiohttp import web
 
-from daemon import operations
+from daemon import events, operations
 from daemon.errors import UsageError, WppSyncError
 from daemon.http.answers import (
     MAX_BODY,
@@ -59,7 +58,7 @@ async def _log_who_asks(request: web.Request, handler: Handler) -> web.StreamRes
             size = struct.calcsize("3i")
             raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
             who |= zip(("pid", "uid", "gid"), struct.unpack("3i", raw), strict=True)
-        structlog.get_logger().info("asked", path=path_of(request), **who)
+        events.get_logger().info("asked", path=path_of(request), **who)
     return await handler(request)
 
 

@@ -81,6 +81,9 @@ class Shadow:
         self._copies: dict[str, str] = {}
         """By the table's name: the temporary table that stands for it."""
 
+        self._known: dict[str, Definition] = {}
+        """What a copy is, by its own name, until it is changed: nobody else sees it."""
+
         self._constraints: dict[str, dict[str, str]] = {}
         """What a copy cannot have, foreign keys, and checks by their names."""
 
@@ -118,6 +121,7 @@ class Shadow:
         """Drop the copies."""
         copies = list(self._copies.values())
         self._copies.clear()
+        self._known.clear()
         self._constraints.clear()
         for copy in copies:
             await self._execute(f"DROP TEMPORARY TABLE IF EXISTS {quoted(copy)}")
@@ -193,7 +197,7 @@ class Shadow:
             copy = await self._copy(said.table)
         except _CannotTellError as error:
             return _by_names(statement, said, standing, str(error))
-        before = await self._printed(copy)
+        before = await self._copied(copy)
         self._constraints.setdefault(said.table.lower(), dict(standing.constraints))
         try:
             todo = await self._still_to_do(copy, said, before)
@@ -207,20 +211,20 @@ class Shadow:
         if any(clause.tolerant or clause.text not in todo for clause in said.clauses):
             manner = [c.text for c in said.clauses if c.kind == "manner" and c.text not in todo]
             run = alter(said.table, [*todo, *manner])
-        after = await self._printed(copy)
+        after = await self._copied(copy)
         return Verdict(run, table=said.table, before=before, after=after)
 
     async def _still_to_do(self, copy: str, said: AlterTable, before: Definition) -> list[str]:
         """The clauses that change something, and the copy brought to where they lead."""
         every = [clause.text for clause in said.clauses]
         if _plain(said) and await self._try(copy, every) is None:
-            return [] if before.same(await self._printed(copy)) else every
+            return [] if before.same(await self._copied(copy)) else every
         try:
             return await self._clause_by_clause(copy, said)
         except _FailsError:
             # Clauses that make sense only together.
             await self._must(copy, every)
-            return [] if before.same(await self._printed(copy)) else every
+            return [] if before.same(await self._copied(copy)) else every
 
     # --- the clauses of one ALTER TABLE ---------------------------------------------------------
 
@@ -246,15 +250,15 @@ class Shadow:
 
     async def _replacement(self, copy: str, unit: Sequence[Clause]) -> list[str]:
         """An object that is dropped and added again in one statement."""
-        before = await self._printed(copy)
+        before = await self._copied(copy)
         texts = [c.text for c in unit]
         if not _has(before, unit[0].what, unit[0].name):
             texts = texts[1:]
         await self._must(copy, texts)
-        return [] if before.same(await self._printed(copy)) else texts
+        return [] if before.same(await self._copied(copy)) else texts
 
     async def _add_column(self, copy: str, clause: Clause) -> list[str]:
-        before = await self._printed(copy)
+        before = await self._copied(copy)
         if not _has(before, "column", clause.name):
             await self._must(copy, [clause.text])
             return [clause.text]
@@ -262,7 +266,7 @@ class Shadow:
             return []
         wanted = f"MODIFY COLUMN {quoted(clause.name)} {clause.definition}"
         await self._must(copy, [wanted])
-        after = await self._printed(copy)
+        after = await self._copied(copy)
         if before.show("column", clause.name) == after.show("column", clause.name):
             return []
         raise _RefusedError(
@@ -270,7 +274,7 @@ class Shadow:
         )
 
     async def _add_index(self, copy: str, clause: Clause) -> list[str]:
-        before = await self._printed(copy)
+        before = await self._copied(copy)
         there = bool(clause.name) and _has(before, "index", clause.name)
         if there and clause.tolerant:
             return []
@@ -296,13 +300,13 @@ class Shadow:
         """How the server prints the index of a clause."""
         kind = "UNIQUE KEY" if clause.name == PRIMARY else clause.prefix
         await self._must(copy, [f"ADD {kind} {quoted(_PROBE)} {clause.definition}"])
-        wanted = (await self._printed(copy)).show("index", _PROBE)
+        wanted = (await self._copied(copy)).show("index", _PROBE)
         await self._must(copy, [f"DROP INDEX {quoted(_PROBE)}"])
         return wanted
 
     async def _change(self, copy: str, clause: Clause) -> list[str]:
         """A clause that drops or changes something, or sets an option of the table."""
-        before = await self._printed(copy)
+        before = await self._copied(copy)
         if clause.kind == "drop" and not _has(before, clause.what, clause.name):
             return []
         there = _has(before, clause.what, clause.name)
@@ -314,7 +318,7 @@ class Shadow:
             if clause.tolerant:
                 return []
         await self._must(copy, [clause.text])
-        return [] if before.same(await self._printed(copy)) else [clause.text]
+        return [] if before.same(await self._copied(copy)) else [clause.text]
 
     async def _constraint(
         self, copy: str, clause: Clause, constraints: dict[str, str]
@@ -347,7 +351,7 @@ class Shadow:
     async def _check_as_printed(self, copy: str, clause: Clause) -> str:
         add = f"ADD CONSTRAINT {quoted(_PROBE)} CHECK {clause.definition}"
         await self._must(copy, [add])
-        wanted = (await self._printed(copy)).constraints.get(_PROBE, "")
+        wanted = (await self._copied(copy)).constraints.get(_PROBE, "")
         await self._must(copy, [f"DROP CONSTRAINT {quoted(_PROBE)}"])
         return wanted
 
@@ -357,8 +361,9 @@ class Shadow:
         """The table, or what stands for it, as it is now."""
         if table.lower() in self._gone:
             return None
+        copy = self._copies.get(table.lower())
         try:
-            printed = await self._printed(self._copies.get(table.lower(), table))
+            printed = await (self._printed(table) if copy is None else self._copied(copy))
         except MissingError as error:
             if error.errno in _BAD_TABLE:
                 return None
@@ -366,6 +371,12 @@ class Shadow:
         if constraints := self._constraints.get(table.lower()):
             printed = replace(printed, constraints=constraints)
         return printed
+
+    async def _copied(self, copy: str) -> Definition:
+        """A copy as it is now."""
+        if copy not in self._known:
+            self._known[copy] = await self._printed(copy)
+        return self._known[copy]
 
     async def _printed(self, name: str) -> Definition:
         rows = await self._connection.fetch(
@@ -395,7 +406,7 @@ class Shadow:
     async def _other(self, body: str) -> Definition:
         """The definition that a CREATE TABLE would make."""
         copy = await self._new_copy(f"{_PROBE} {next(self._numbers)}", body)
-        return await self._printed(copy)
+        return await self._copied(copy)
 
     async def _must(self, copy: str, clauses: list[str]) -> None:
         error = await self._try(copy, clauses)
@@ -404,6 +415,7 @@ class Shadow:
 
     async def _try(self, copy: str, clauses: list[str]) -> DatabaseError | None:
         """Change the copy; the server's refusal, if it refuses."""
+        self._known.pop(copy, None)
         try:
             await self._execute(alter(copy, clauses))
         except TransientError:

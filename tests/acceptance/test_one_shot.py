@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -57,6 +58,21 @@ def test_sync_copies_everything_once_and_then_nothing(
     second = run_cli("sync", "nunes", "-c", config)
     assert second.returncode == 0
     assert "messages 0, chats 0 rows" in second.stdout
+
+
+def test_what_runs_once_imports_nothing_that_only_a_daemon_or_a_terminal_needs(
+    seeded: Databases, write_config: WriteConfig
+) -> None:
+    central, local = seeded
+    config = write_config(central, {"nunes": local})
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], "sync", "nunes", "-c", str(config)],
+        check=False, capture_output=True, text=True, env=environment(), timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "daemon.app" in imported
+    assert not imported & {"aiohttp", "structlog", "rich", "jinja2"}
 
 
 def test_sync_takes_several_instances_or_all_of_them(

@@ -248,6 +248,19 @@ async def test_the_dry_run_says_what_then_happens(
             assert mirror.rows(local, "SELECT 1") == [["1"]]
 
 
+async def test_however_many_clauses_stand_the_server_is_asked_no_more(databases: Databases) -> None:
+    local = databases.local
+    names = [f"c{number}" for number in range(30)]
+    columns = ", ".join(f"{name} INT" for name in names)
+    mirror.run(local, f"CREATE TABLE t (id INT PRIMARY KEY, {columns})")
+    clauses = ", ".join(f"ADD COLUMN IF NOT EXISTS {name} INT" for name in names)
+    async with connected(local) as connection:
+        before = mirror.statements_sent(local)
+        assert (await Shadow(connection, "nunes").judge(f"ALTER TABLE t {clauses}")).stands
+        # SHOW and CREATE … LIKE, SHOW and DROP of the copy; and what the counting client says.
+        assert mirror.statements_sent(local) - before <= 10
+
+
 async def test_a_statement_in_doubt_that_cannot_be_looked_at_is_believed_to_stand(
     databases: Databases, tmp_path: Path
 ) -> None:

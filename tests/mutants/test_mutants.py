@@ -40,6 +40,13 @@ MUTANTS = (
         "tests/fault/test_kill_sweep.py",
     ),
     Mutant(
+        "what is known of a migration's copy ends with its change",
+        "daemon/migrations/shadow.py",
+        "        self._known.pop(copy, None)\n",
+        "",
+        "tests/integration/test_migrations.py",
+    ),
+    Mutant(
         "an id in flight holds the settled id",
         "daemon/evidence.py",
         "    return looked_to, seen - committed\n",
