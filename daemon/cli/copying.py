@@ -260,7 +260,8 @@ def resync(
             click.echo(f"no daemon runs here: {_who_resyncs(operator, name)}", err=True)
         if as_json:
             document({"instance": name, "resync": begun, "finished": False})
-        return EXIT_INTERRUPTED if waits else EXIT_OK
+        # Who only happens to sit at a terminal has what he asked for: it is ordered.
+        return EXIT_INTERRUPTED if wait else EXIT_OK
     from daemon.client import instance_path
     from daemon.progress import Shown
 
