@@ -54,7 +54,7 @@ async def test_a_server_that_cannot_after_all_gets_literals(
 ) -> None:
     asked = 0
 
-    async def refuse(self: driver.Prepared, statement: bytes, packet: bytes) -> None:
+    async def refuse(self: driver.Prepared, raw: Any, statement: bytes, packet: bytes) -> None:
         nonlocal asked
         asked += 1
         raise asyncmy.errors.OperationalError(errno, "refused")
