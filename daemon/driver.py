@@ -1,8 +1,10 @@
-"""What is taken from asyncmy beyond what it publishes: MariaDB's bulk protocol, and a hard hang-up.
+"""What is taken from asyncmy beyond what it publishes: MariaDB's bulk protocol, a hard hang-up,
+smaller buffers, and no questions after notes.
 
 Everything that rests on a private part of the driver is in this file, and nothing of it is taken on
 trust: `unfit` says why the installed driver is not the one that this was written for. Where it is
-not, or where a server does not announce the protocol, rows go as literals, which any driver sends.
+not, buffers stay as they are; there, or where a server does not announce the protocol, rows go as
+literals, which any driver sends.
 
 asyncmy's own `execute_bulk` does not do: it types a column by its values, so it refuses one that is
 NULL in all rows, and tells every byte string as binary, so that text would land in a column of
@@ -33,7 +35,7 @@ more prepared statements, malformed packet."""
 
 @cache
 def unfit() -> str:
-    """Why the bulk protocol is not used with the installed driver; empty when it is."""
+    """Why the installed driver is taken for what it publishes alone; empty when it is not."""
     return why_unfit(__version__, asyncmy.Connection, PreparedStatement)
 
 

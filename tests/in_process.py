@@ -7,13 +7,19 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from daemon import app, config
+from daemon import app, config, db
 from daemon.app import Parts
+from daemon.config import Server
+from daemon.db import Connection
 from daemon.instance import Instance
 from daemon.sync.commit import Committed
 from daemon.sync.motion import Motion
 from daemon.watch import Watch
+
+if TYPE_CHECKING:
+    from tests.conftest import ServerConfig
 
 
 @asynccontextmanager
@@ -23,6 +29,16 @@ async def parts(path: Path) -> AsyncIterator[Parts]:
         # A head counts as new for 0.1 s; a test's rows are often younger than that.
         built.central.HEAD_AGE = 0.0
         yield built
+
+
+@asynccontextmanager
+async def connected(local: ServerConfig) -> AsyncIterator[Connection]:
+    """A local database as the daemon connects to it."""
+    connection = await db.connect(Server.model_validate(local), "local nunes", "local")
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager

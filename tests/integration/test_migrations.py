@@ -6,16 +6,13 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon import db, operations
-from daemon.config import Server
-from daemon.db import Connection
+from daemon import operations
 from daemon.demo.server import client
 from daemon.errors import MigrationError, StoppedError, TransientError, WppSyncError
 from daemon.migrations import files, journal, runner
@@ -25,7 +22,7 @@ from daemon.migrations.runner import Doing, Preview
 from daemon.migrations.shadow import Shadow
 from daemon.sql import Statement
 from tests import fields, mirror
-from tests.in_process import a_pass, one, parts
+from tests.in_process import a_pass, connected, one, parts
 
 if TYPE_CHECKING:
     from tests.conftest import Databases, ServerConfig, Servers
@@ -34,15 +31,6 @@ WriteConfig = Callable[..., Path]
 
 ID = "2026-03-01-001-try-it"
 FIRST = "2026-01-01-001-create-wpp-sync-migrations.sql"
-
-
-@asynccontextmanager
-async def connected(local: ServerConfig) -> AsyncIterator[Connection]:
-    connection = await db.connect(Server.model_validate(local), "local nunes", "local")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def migrations(directory: Path, *statements: str, name: str = ID) -> tuple[Migration, ...]:

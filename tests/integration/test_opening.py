@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon import db, schema, state
-from daemon.config import Server
-from daemon.db import Connection
+from daemon import schema, state
 from daemon.sync import quarantine
 from tests import mirror
-from tests.in_process import a_pass, one
+from tests.in_process import a_pass, connected, one
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases, Pair, ServerConfig
+    from tests.conftest import Databases, Pair
 
 WriteConfig = Callable[..., Path]
 
@@ -24,15 +21,6 @@ NOTE = "nunes"
 MOST_STATEMENTS = 40
 """Of an opening and its first pass. MySQL is asked for the indexes of each table alone, and the
 client that counts says something, too."""
-
-
-@asynccontextmanager
-async def connected(local: ServerConfig) -> AsyncIterator[Connection]:
-    connection = await db.connect(Server.model_validate(local), "local nunes", "local")
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def test_an_instance_that_is_up_to_date_is_opened_with_few_statements(

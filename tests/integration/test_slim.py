@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
-from daemon import db, driver
-from daemon.config import Server
+from daemon import driver
 from daemon.sql import Statement
+from tests.in_process import connected
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -16,9 +16,7 @@ NOTE = "nunes"
 
 
 async def test_a_slim_connection_hears_answers_of_any_length(databases: Databases) -> None:
-    server = Server.model_validate(databases.local)
-    connection = await db.connect(server, "local nunes", "local")
-    try:
+    async with connected(databases.local) as connection:
         assert driver.unfit() or len(connection._raw._proto.buffer) < 65_536
         for length in (1, 16_370, 16_384, 65_536, 1_000_001):
             asked = Statement("SELECT REPEAT('x', %s), %s", (length, length), NOTE)
@@ -30,15 +28,16 @@ async def test_a_slim_connection_hears_answers_of_any_length(databases: Database
             NOTE,
         )
         assert [len(text or b"") for _, text in await connection.fetch(many)] == [*range(1, 901)]
-    finally:
-        await connection.close()
 
 
 async def test_a_closed_connection_leaves_no_buffers_whoever_still_knows_it(
     databases: Databases,
 ) -> None:
-    connection = await db.connect(Server.model_validate(databases.local), "local nunes", "local")
-    drivers = weakref.ref(connection._raw)
-    await connection.close()
+    async with connected(databases.local) as connection:
+        drivers = weakref.ref(connection._raw)
+        # What is prepared on it knows the driver's connection, too.
+        prepared = await connection._raw.prepare(b"SELECT 1")
+        connection._prepared._statements[b"SELECT 1"] = prepared
+        del prepared
     assert drivers() is None
     assert not connection.usable
