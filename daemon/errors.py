@@ -35,9 +35,10 @@ def keep_secret(password: str) -> None:
     the configuration, and what a library says of a value is not in our hands.
     """
     if len(password) >= _SHORTEST_SECRET:
+        # What an environment has that is no UTF-8 arrives as surrogates.
+        quoted = [quote(password, safe=safe, errors="surrogatepass") for safe in ("/", "")]
         forms = (password, repr(password)[1:-1], ascii(password)[1:-1], json.dumps(password)[1:-1],
-                 json.dumps(password, ensure_ascii=False)[1:-1], quote(password),
-                 quote(password, safe=""))  # fmt: skip
+                 json.dumps(password, ensure_ascii=False)[1:-1], *quoted)  # fmt: skip
         _secrets.update(dict.fromkeys(forms))
 
 

@@ -281,9 +281,10 @@ def test_a_malformed_variable_is_a_problem_that_shows_no_value(problems_of: Prob
     ]
 
 
-def test_a_variable_that_is_not_utf8_is_a_problem(problems_of: ProblemsOf) -> None:
+@pytest.mark.parametrize("value", ["\udcff", "long enough to be a secret \udcff"])
+def test_a_variable_that_is_not_utf8_is_a_problem(problems_of: ProblemsOf, value: str) -> None:
     text = "central: {database: d, user: u, password: '${P}'}\n"
-    assert problems_of(text + NUNES, P="\udcff") == [
+    assert problems_of(text + NUNES, P=value) == [
         "config.yaml:1: central.password: the environment variable P is not UTF-8 text"
     ]
 
