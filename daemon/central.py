@@ -20,6 +20,7 @@ from daemon.db import Connection, Pool
 from daemon.errors import AccessError, DatabaseError, TransientError
 from daemon.evidence import Validity
 from daemon.metrics import Metrics
+from daemon.reads import Page, Reads, Wanted, key_of
 from daemon.schema import Plan, Table
 from daemon.settle import Head, Rule, Settling, Writers
 from daemon.sql import Key, Range, Row, Statement, Sums
@@ -31,22 +32,6 @@ Sum = tuple[int, int]
 """How many rows, and the XOR of their checksums."""
 
 NOTHING: Sum = (0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What one bounded read brought: rows in key order, and up to which id it has looked."""
-
-    rows: tuple[Row, ...]
-    after: int
-    end: int
-    """All ids in (after, end] have been looked at; never more than was scanned."""
-
-    size: int
-    full: bool
-    """The read ended at a limit of rows or bytes: there may be more up to where it was asked."""
-
-    seconds: float
 
 
 @dataclass(slots=True)
@@ -164,6 +149,7 @@ class Central:
         self._tables: dict[str, _Shared] = defaultdict(lambda: _Shared(self.rule))
         self.guard = guard
         self.load = load.Lookout(guard, clock, self._asking, self.validity)
+        self._reads = Reads(self._asking, clock)
         self._compared_per_second = compared_per_second
         self._members: dict[Sums, Counter[str]] = defaultdict(Counter)
         # By where they end: whoever walks down to there takes the same chunk, though the width of
@@ -328,28 +314,9 @@ class Central:
         rows = await self._fetch("schema", sql.next_auto_increment(table, f"next id {table}"))
         return int(rows[0][0]) if rows and rows[0][0] is not None else None
 
-    async def page(
-        self, plan: Plan, instance: str, *, after: int, upto: int, rows: int, max_bytes: int
-    ) -> Page:
-        """The instance's rows in (after, upto], at most `rows` and about `max_bytes` of them."""
-        statement = sql.batch(
-            plan.entity.central,
-            plan.expressions,
-            plan.central_key,
-            plan.central_index,
-            sql.mine(plan.entity, instance),
-            after=after,
-            upto=upto,
-            limit=rows,
-            note=f"{instance} {plan.entity.name}",
-        )
-        async with self._asking("batch") as connection:
-            began = self._clock()
-            found, size = await connection.fetch_bounded(statement, max_bytes, rows)
-            seconds = self._clock() - began
-        full = len(found) >= rows or size >= max_bytes
-        end = key_of(found[-1]) if full and found else upto
-        return Page(tuple(plan.told(found)), after, end, size, full, seconds)
+    async def page(self, wanted: Wanted, *, live: bool) -> Page:
+        """The instance's rows in a range of ids. `live`: few, at the end of the table."""
+        return await self._reads.page(wanted, live=live)
 
     async def keys(
         self, plan: Plan, instance: str, *, after: int, upto: int, limit: int
@@ -731,8 +698,3 @@ def _add(total: dict[bytes, Sum], more: Mapping[bytes, Sum]) -> None:
 def _told(sums: Mapping[bytes, Sum]) -> dict[str, Sum]:
     # Nobody here has a name that is no utf8mb4: what becomes of it does not matter.
     return {owner.decode("utf-8", "replace"): each for owner, each in sums.items()}
-
-
-def key_of(row: Row) -> int:
-    """The key of a row that a Plan read: its first column."""
-    return int(row[0] or 0)

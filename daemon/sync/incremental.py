@@ -15,10 +15,11 @@ from typing import NoReturn
 
 from daemon import local
 from daemon.aio import Clock, together
-from daemon.central import Central, Page, key_of
+from daemon.central import Central
 from daemon.db import Connection
 from daemon.errors import RewoundError, TransientError
 from daemon.ledger import Reading, Told
+from daemon.reads import Page, Wanted, key_of
 from daemon.state import State
 from daemon.sync.ahead import Ahead, Convoy, Turn
 from daemon.sync.commit import Committer, Step
@@ -324,14 +325,11 @@ class Incremental:
             await self._central.load.look()
         sure = self._central.settled_so_far(self.plan.entity.central, self.settled)
         try:
-            page = await self._central.page(
-                self.plan,
-                self._instance,
-                after=after,
-                upto=min(upto, after + self._reach.span),
-                rows=rows,
-                max_bytes=self._limits.bytes // parts,
+            upto_here = min(upto, after + self._reach.span)
+            wanted = Wanted(
+                self.plan, self._instance, after, upto_here, rows, self._limits.bytes // parts
             )
+            page = await self._central.page(wanted, live=not self._bulk)
         except TransientError:
             self._reach.shrink()  # perhaps it was too much to look at in one statement's time
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daemon.central import Page
+from daemon.reads import Page
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon import operations
-from daemon.central import Page
 from daemon.demo.central import lookalikes, seed_bulk, seed_varied
 from daemon.errors import RewoundError, SchemaError, UsageError
+from daemon.reads import Page, Wanted
 from daemon.settle import Head
 from daemon.sync.commit import Committed
 from daemon.sync.incremental import Incremental
@@ -265,10 +265,10 @@ async def test_the_position_never_claims_more_than_was_scanned(
                 mirror.insert_message(central, None)
             return found
 
-        async def page(*args: object, **limits: object) -> Page:
-            found: Page = await ask_page(*args, **limits)  # type: ignore[arg-type]
-            if args[0].entity.name == "messages":  # type: ignore[attr-defined]
-                pages.append((int(limits["upto"]), found))  # type: ignore[call-overload]
+        async def page(wanted: Wanted, *, live: bool) -> Page:
+            found = await ask_page(wanted, live=live)
+            if wanted.plan.entity.name == "messages":
+                pages.append((wanted.upto, found))
             return found
 
         monkeypatch.setattr(built.central, "head", head)

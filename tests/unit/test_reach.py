@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.central import Page
+from daemon.reads import Page
 from daemon.sync.reach import Limits, Reach
 
 LIMITS = Limits(rows=2000, bytes=4 << 20)
