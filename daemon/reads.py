@@ -132,8 +132,8 @@ class Reads:
         """A page, read with others' where it is `live`: few rows at the end of the table. Raises
         DatabaseError."""
         near = wanted.upto - wanted.after <= self.NEAR_IDS
-        # Rows that follow others' have no owner's column.
-        if live and near and wanted.plan.entity.through is None:
+        owned = wanted.plan.entity.instance_column is not None  # else they follow others' rows
+        if live and near and owned and wanted.plan.entity.through is None:
             page = await self._with_others(_Asked(wanted))
             if page is not None:
                 return page
@@ -192,10 +192,10 @@ class Reads:
     async def _together(self, connection: Connection, wanted: Sequence[Wanted]) -> Found:
         plan = wanted[0].plan
         entity, most = plan.entity, min(each.max_bytes for each in wanted)
-        whose = sql.owner(entity.instance_column, None, entity.central)
+        whose = sql.quote(entity.instance_column or "")
         statement = _statement(
             plan, (*plan.expressions, sql.named(whose)),
-            sql.theirs(entity, [each.instance for each in wanted]),
+            sql.theirs(entity, whose, [each.instance for each in wanted]),
             after=min(each.after for each in wanted), upto=max(each.upto for each in wanted),
             limit=self.ROWS, note=f"new rows {entity.central}",
         )  # fmt: skip

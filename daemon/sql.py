@@ -258,17 +258,13 @@ def mine(entity: Entity, instance: str) -> Statement:
     return Statement(" AND ".join(conditions) or "1", tuple(args))
 
 
-def theirs(entity: Entity, instances: Collection[str]) -> Statement:
-    """As `mine`, of several instances, byte for byte alone: for a walk along the key."""
-    conditions: list[str] = []
-    args: list[Value] = []
-    whose = owner(entity.instance_column, entity.through, entity.central)
-    if whose is not None:
-        conditions.append(f"{owner_as_bytes(whose)} IN ({', '.join(['%s'] * len(instances))})")
-        args += [each.encode() for each in instances]
+def theirs(entity: Entity, whose: str, instances: Collection[str]) -> Statement:
+    """As `mine`, of several instances, byte for byte alone: for a walk along the key. `whose`: the
+    owner."""
+    conditions = [f"{owner_as_bytes(whose)} IN ({', '.join(['%s'] * len(instances))})"]
     if entity.where is not None:
         conditions.append(condition(entity.where))
-    return Statement(" AND ".join(conditions) or "1", tuple(args))
+    return Statement(" AND ".join(conditions), tuple(each.encode() for each in instances))
 
 
 def head(table: str, key: str, note: str) -> Statement:

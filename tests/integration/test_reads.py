@@ -221,3 +221,35 @@ async def test_what_lies_far_off_is_read_alone(
         for page, other in zip(await together(built, some), expected, strict=True):
             assert same(page, other)
         assert statements(built) == before + len(some)
+
+
+async def test_who_asks_while_others_are_read_sees_what_was_committed_before(
+    databases: Databases,
+    servers: Servers,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an instance is given was read after it had asked."""
+    fetch = db.Connection.fetch_bounded
+    read, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(connection: db.Connection, statement: Statement, *limits: int) -> object:
+        found = await fetch(connection, statement, *limits)
+        if "new rows" in statement.note and not read.is_set():
+            read.set()
+            await goes_on.wait()
+        return found
+
+    async with instances(databases, servers, write_config) as built:
+        monkeypatch.setattr(db.Connection, "fetch_bounded", slow)
+        some = [wanted(built, name) for name in NAMES]
+        others = asyncio.ensure_future(together(built, some))
+        await read.wait()
+        mirror.insert_message(databases.central, 900_000, "ondas")
+        asked = asyncio.ensure_future(together(built, [some[2], some[0]]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        goes_on.set()
+        before, (after, _) = await others, await asked
+        assert int(before[2].rows[-1][0] or 0) < 900_000
+        assert int(after.rows[-1][0] or 0) == 900_000

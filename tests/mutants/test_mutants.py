@@ -47,6 +47,20 @@ MUTANTS = (
         "tests/integration/test_migrations.py",
     ),
     Mutant(
+        "a read for several claims no more than it has looked at",
+        "daemon/reads.py",
+        "        end = wanted.upto if self.reached is None else min(wanted.upto, self.reached)\n",
+        "        end = wanted.upto\n",
+        "tests/unit/test_reads.py",
+    ),
+    Mutant(
+        "who asks while a read for several is under way is not given its answer",
+        "daemon/reads.py",
+        "                asked, lane.waiting = lane.waiting, set()\n",
+        "                asked = lane.waiting\n",
+        "tests/integration/test_reads.py",
+    ),
+    Mutant(
         "an id in flight holds the settled id",
         "daemon/evidence.py",
         "    return looked_to, seen - committed\n",
@@ -90,9 +104,9 @@ MUTANTS = (
     ),
     Mutant(
         "a bound is claimed only as far as it was scanned",
-        "daemon/central.py",
-        "        end = key_of(found[-1]) if full and found else upto\n",
-        "        end = upto\n",
+        "daemon/reads.py",
+        "        end = key_of(found[-1]) if full and found else wanted.upto\n",
+        "        end = wanted.upto\n",
         "tests/integration/test_copying.py",
     ),
     Mutant(
