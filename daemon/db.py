@@ -452,28 +452,24 @@ class Connection:
         async with self._free:
             if self._raw is None:
                 raise TransientError(self.name, 2006, "the connection is closed")
-            async with self._translated(self._timeout + 5.0 if timeout == "default" else timeout):
-                yield
-
-    @asynccontextmanager
-    async def _translated(self, seconds: float | None) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-            self.used_at = asyncio.get_running_loop().time()
-        except _DRIVER_ERRORS as error:
-            translated = _translate(self.name, error)
-            # A refusal leaves the stream in order. Anything else (2000 to 2999 are the client's own
-            # numbers), and what the server hangs up after, does not.
-            in_order = isinstance(error, asyncmy.MySQLError) and not isinstance(
-                error, asyncmy.InterfaceError | asyncmy.InternalError
-            )
-            if not in_order or translated.errno in _HANGS_UP or 2000 <= translated.errno < 3000:
-                self.discard()
-            raise translated from error
-        except BaseException:
-            self.discard()  # cancelled: the answer is still on its way to nobody
-            raise
+            seconds = self._timeout + 5.0 if timeout == "default" else timeout
+            try:
+                async with asyncio.timeout(seconds):
+                    yield
+                self.used_at = asyncio.get_running_loop().time()
+            except _DRIVER_ERRORS as error:
+                translated = _translate(self.name, error)
+                # A refusal leaves the stream in order. Anything else (2000 to 2999 are the client's
+                # own numbers), and what the server hangs up after, does not.
+                in_order = isinstance(error, asyncmy.MySQLError) and not isinstance(
+                    error, asyncmy.InterfaceError | asyncmy.InternalError
+                )
+                if not in_order or translated.errno in _HANGS_UP or 2000 <= translated.errno < 3000:
+                    self.discard()
+                raise translated from error
+            except BaseException:
+                self.discard()  # cancelled: the answer is still on its way to nobody
+                raise
 
 
 async def connect(
