@@ -80,6 +80,10 @@ class Central:
     HEAD_AGE = 0.1
     """A head this many seconds old is as good as a new one: what is newer comes with the next."""
 
+    WATCHED_HEAD_AGE = 0.5
+    """The same for who is told of what is newer: he need not ask at each pass for another table's
+    rows. The shared scans ask more often as a rule."""
+
     LOOK_AGE = 1.0
     """So often rows in flight are looked for, while anything is unsettled."""
 
@@ -162,15 +166,17 @@ class Central:
 
         self._next_chunk_at: dict[str, float] = defaultdict(lambda: float("-inf"))
 
-    async def head(self, table: str, key: str) -> Head:
-        """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old."""
+    async def head(self, table: str, key: str, *, watched: bool = False) -> Head:
+        """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old, for who
+        is `watched` WATCHED_HEAD_AGE."""
         shared = self._tables[table]
+        age = self.WATCHED_HEAD_AGE if watched else self.HEAD_AGE
         asked_at = self._clock()
         async with shared.lock:
             if shared.failed is not None and shared.failed[0] >= asked_at:
                 # It failed while we waited: a thousand instances do not try one after the other.
                 raise shared.failed[1]
-            if shared.head is None or self._clock() - shared.head.at > self.HEAD_AGE:
+            if shared.head is None or self._clock() - shared.head.at > age:
                 try:
                     ((highest, server_at),) = await self._fetch(
                         "head", sql.head(table, key, f"head {table}")

@@ -12,8 +12,9 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
@@ -164,6 +165,31 @@ _DRIVER_ERRORS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a server says to statements that were sent together."""
+
+    rows: list[list[Row]] = field(default_factory=list)
+    """Of each that it has carried out, in order; none where it is no question."""
+
+    refusal: DatabaseError | None = None
+    """Why it has not carried out the next one, and so none of those behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One that has begun."""
+
+    opening: list[list[Row]]
+    """What the statements that it began with have brought."""
+
+    attempt: Answers
+    """The answers to what was sent with them."""
+
+    last: list[Statement] = field(default_factory=list)
+    """What is carried out with the COMMIT, which nothing of it outlives."""
+
+
 class Connection:
     """One connection with its session set up. Statements of two tasks come one after the other;
     a transaction is for one task."""
@@ -188,6 +214,9 @@ class Connection:
         """Whether `execute_bulk` can be tried."""
 
         self._prepared = driver.Prepared()
+        self._takes_several = True
+        """Statements that are sent together are carried out. A proxy may not do that."""
+
         self.longest_silence = longest_silence
         """Seconds after which the server closes a local connection that says nothing."""
 
@@ -262,6 +291,54 @@ class Connection:
             await cursor.close()
         return rows
 
+    async def exchange(self, statements: Sequence[Statement | bytes]) -> Answers:
+        """Send statements together, in one round trip: the server carries out one after the other,
+        up to the first that it refuses.
+
+        Raises TransientError when the connection is lost: nobody knows how far it came then.
+        """
+        texts = [each if isinstance(each, bytes) else sql.render(each) for each in statements]
+        if self._takes_several or len(texts) == 1:
+            answers = await self._exchange(texts)
+            refusal = answers.refusal
+            misread = refusal is not None and refusal.errno in NO_SUCH_SYNTAX and not answers.rows
+            if not misread or len(texts) == 1:
+                return answers
+            # Together they were no statement to it, so it has not carried out any of them.
+            self._takes_several = False
+        rows: list[list[Row]] = []
+        for text in texts:
+            answers = await self._exchange([text])
+            rows += answers.rows
+            if answers.refusal is not None:
+                return Answers(rows, answers.refusal)
+        return Answers(rows)
+
+    async def _exchange(self, texts: Sequence[bytes]) -> Answers:
+        rows: list[list[Row]] = []
+        try:
+            async with self._guarded("default"):
+                cursor = self._raw.cursor(driver.QuietCursor)
+                await cursor.execute(b"; ".join(texts))
+                rows.append(list(await cursor.fetchall()))
+                while len(rows) < len(texts):
+                    if not await cursor.nextset():
+                        raise asyncmy.InternalError("an answer is missing")
+                    rows.append(list(await cursor.fetchall()))
+                await cursor.close()
+        except DatabaseError as error:
+            if not self.usable:
+                raise
+            return Answers(rows, error)
+        return Answers(rows)
+
+    async def fetch_each(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """As `fetch`, of several small results in one round trip."""
+        answers = await self.exchange(statements)
+        if answers.refusal is not None:
+            raise answers.refusal
+        return answers.rows
+
     async def fetch_named(self, statement: Statement) -> list[dict[str, bytes | None]]:
         """As `fetch`, with the columns' names, of a result whose columns differ between servers."""
         async with self._guarded("default"):
@@ -316,14 +393,30 @@ class Connection:
         await _set_up(self, self._server, self.role)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def transaction(
+        self, *opening: Statement, attempt: Sequence[Statement | bytes] = ()
+    ) -> AsyncIterator[Transaction]:
         """BEGIN … COMMIT; ROLLBACK when the block fails. A failed COMMIT has an unknown outcome:
-        the connection is closed and the caller reads the state again."""
+        the connection is closed and the caller reads the state again.
+
+        `opening` goes with the BEGIN, in one round trip, and what is refused of it is raised;
+        `attempt` goes with both, and a refusal of it is the block's to judge.
+        """
+        first: list[Statement | bytes] = [self._signature + b"START TRANSACTION", *opening]
         self.in_transaction = True
         try:
-            await self.execute(self._signature + b"START TRANSACTION")
             try:
-                yield
+                answers = await self.exchange([*first, *attempt])
+                begun = len(first)
+                if answers.refusal is not None and len(answers.rows) < begun:
+                    raise answers.refusal
+                attempted = Answers(answers.rows[begun:], answers.refusal)
+                transaction = Transaction(answers.rows[1:begun], attempted)
+                yield transaction
+                last = transaction.last
+                answers = await self.exchange([*last, self._signature + b"COMMIT"])
+                if answers.refusal is not None and len(answers.rows) < len(last):
+                    raise answers.refusal
             except BaseException as error:
                 if isinstance(error, Exception) and self.usable:
                     # Where it fails, the connection is closed, which rolls back as well; what is to
@@ -333,11 +426,9 @@ class Connection:
                 else:
                     self.discard()
                 raise
-            try:
-                await self.execute(self._signature + b"COMMIT")
-            except DatabaseError:
+            if answers.refusal is not None:
                 self.discard()
-                raise
+                raise answers.refusal
         finally:
             self.in_transaction = False
 
@@ -361,28 +452,24 @@ class Connection:
         async with self._free:
             if self._raw is None:
                 raise TransientError(self.name, 2006, "the connection is closed")
-            async with self._translated(self._timeout + 5.0 if timeout == "default" else timeout):
-                yield
-
-    @asynccontextmanager
-    async def _translated(self, seconds: float | None) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-            self.used_at = asyncio.get_running_loop().time()
-        except _DRIVER_ERRORS as error:
-            translated = _translate(self.name, error)
-            # A refusal leaves the stream in order. Anything else (2000 to 2999 are the client's own
-            # numbers), and what the server hangs up after, does not.
-            in_order = isinstance(error, asyncmy.MySQLError) and not isinstance(
-                error, asyncmy.InterfaceError | asyncmy.InternalError
-            )
-            if not in_order or translated.errno in _HANGS_UP or 2000 <= translated.errno < 3000:
-                self.discard()
-            raise translated from error
-        except BaseException:
-            self.discard()  # cancelled: the answer is still on its way to nobody
-            raise
+            seconds = self._timeout + 5.0 if timeout == "default" else timeout
+            try:
+                async with asyncio.timeout(seconds):
+                    yield
+                self.used_at = asyncio.get_running_loop().time()
+            except _DRIVER_ERRORS as error:
+                translated = _translate(self.name, error)
+                # A refusal leaves the stream in order. Anything else (2000 to 2999 are the client's
+                # own numbers), and what the server hangs up after, does not.
+                in_order = isinstance(error, asyncmy.MySQLError) and not isinstance(
+                    error, asyncmy.InterfaceError | asyncmy.InternalError
+                )
+                if not in_order or translated.errno in _HANGS_UP or 2000 <= translated.errno < 3000:
+                    self.discard()
+                raise translated from error
+            except BaseException:
+                self.discard()  # cancelled: the answer is still on its way to nobody
+                raise
 
 
 async def connect(

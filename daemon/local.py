@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from itertools import islice
 
 from daemon import bulk, sql
 from daemon.aio import together
@@ -22,6 +23,9 @@ BULK_ROWS = 20
 """From so many rows on the bulk protocol is worth its second round trip, to prepare the statement,
 which is needed once a connection (measured: the two ways are alike between 10 and 20 rows)."""
 
+_AT_ONCE_ROWS = 200
+"""No more rows are tried in one statement with others: what has to be undone stays small."""
+
 _READ_BACK_ROWS = 500
 """Rows whose checked columns are read back at once; they stand in memory beside the batch."""
 
@@ -33,25 +37,49 @@ async def upsert(connection: Connection, plan: Plan, rows: Sequence[Row], note: 
     Raises CollisionError (nothing of that statement changed) when a row meets another one through a
     secondary unique key, RowError when the table refuses a value.
     """
-    head, tail = sql.upsert_frame(plan.entity.local, plan.local_columns, plan.local_keys)
-    head = sql.comment(note) + head
+    head, tail = _upsert_frame(plan, note)
     most = min(_STATEMENT_BYTES, int(connection.max_packet * _PACKET_SHARE))
-    statement = bulk.statement(head, len(plan.pairs), tail)
-
-    async def in_bulk(packet: bytes) -> bool:
-        return await connection.execute_bulk(statement, packet)
 
     async def as_literals(values: bytes) -> bool:
         await connection.execute(b"".join((head, values, tail)))
         return True
 
-    if connection.bulk and len(rows) >= BULK_ROWS:
+    if _goes_in_bulk(connection, rows):
+        statement = bulk.statement(head, len(plan.pairs), tail)
+
+        async def in_bulk(packet: bytes) -> bool:
+            return await connection.execute_bulk(statement, packet)
+
         packets = bulk.packets(rows, plan.binary, most)
         if await _send(connection, packets, in_bulk, frame=0):
             return
     frame = len(head) + len(tail)
     values = sql.rows_as_values(rows, plan.binary, max(1, most - frame))
     await _send(connection, values, as_literals, frame)
+
+
+def upsert_at_once(
+    connection: Connection, plan: Plan, rows: Sequence[Row], note: str
+) -> bytes | None:
+    """The statement by which `upsert` would write these rows, where it is a single one of a size
+    that leaves room for others in its packet."""
+    if _goes_in_bulk(connection, rows) or len(rows) > _AT_ONCE_ROWS:
+        return None
+    head, tail = _upsert_frame(plan, note)
+    most = min(_STATEMENT_BYTES, connection.max_packet // 2)
+    pieces = list(islice(sql.rows_as_values(rows, plan.binary, most), 2))
+    if len(pieces) > 1 or len(head) + len(pieces[0]) + len(tail) > most:
+        return None
+    return b"".join((head, pieces[0], tail))
+
+
+def _goes_in_bulk(connection: Connection, rows: Sequence[Row]) -> bool:
+    return connection.bulk and len(rows) >= BULK_ROWS
+
+
+def _upsert_frame(plan: Plan, note: str) -> tuple[bytes, bytes]:
+    head, tail = sql.upsert_frame(plan.entity.local, plan.local_columns, plan.local_keys)
+    return sql.comment(note) + head, tail
 
 
 async def _send(

@@ -1,7 +1,7 @@
 """`wpp_sync_state`: how far each entity has been synced. This table and nothing else.
 
 A read that fails raises; there is no default. Every writer locks the row and compares it with what
-it read before (`locked`): a reset, an operator's UPDATE or another copier in between makes the
+it read before (`lock`, `see`): a reset, an operator's UPDATE or another copier in between makes the
 writer discard what it has, so that nobody's change is overwritten and no old batch gets in.
 """
 
@@ -86,7 +86,7 @@ class State:
 
     def same(self, other: State) -> bool:
         """Equal in all but the time of writing."""
-        return replace(self, last_synced_at="") == replace(other, last_synced_at="")
+        return replace(self, last_synced_at=other.last_synced_at) == other
 
 
 def _state(row: Row) -> State:
@@ -250,18 +250,18 @@ async def _rows(connection: Connection, note: str) -> list[Row]:
     )
 
 
-async def locked(connection: Connection, known: State, note: str) -> None:
-    """Inside a transaction: lock the row and see that it still is what we know.
+def lock(known: State, note: str) -> Statement:
+    """Locks the row, and brings it for `see`: what a transaction begins with."""
+    return Statement(
+        f"SELECT {_COLUMNS} FROM wpp_sync_state WHERE entity = %s FOR UPDATE", (known.entity,), note
+    )
+
+
+def see(known: State, rows: Sequence[Row]) -> None:
+    """See that the row that was locked still is what we know, before anything is committed.
 
     Raises StateMovedError when it is not.
     """
-    rows = await connection.fetch(
-        Statement(
-            f"SELECT {_COLUMNS} FROM wpp_sync_state WHERE entity = %s FOR UPDATE",
-            (known.entity,),
-            note,
-        )
-    )
     if not rows or not _state(rows[0]).same(known):
         now = _state(rows[0]).last_synced_id if rows else None
         raise StateMovedError(
@@ -271,22 +271,20 @@ async def locked(connection: Connection, known: State, note: str) -> None:
         )
 
 
-async def write(connection: Connection, state: State, note: str) -> None:
-    """Inside a transaction, behind `locked`."""
-    await connection.execute(
-        Statement(
-            "UPDATE wpp_sync_state SET last_synced_id = %s, settled_id = %s, settled_for = %s,"
-            " resync = %s, rewound = %s, last_synced_at = CURRENT_TIMESTAMP WHERE entity = %s",
-            (
-                state.last_synced_id,
-                state.settled_id,
-                state.settled_for,
-                state.resync,
-                state.rewound,
-                state.entity,
-            ),
-            note,
-        )
+def write(state: State, note: str) -> Statement:
+    """Writes the row that is locked: what a transaction ends with."""
+    return Statement(
+        "UPDATE wpp_sync_state SET last_synced_id = %s, settled_id = %s, settled_for = %s,"
+        " resync = %s, rewound = %s, last_synced_at = CURRENT_TIMESTAMP WHERE entity = %s",
+        (
+            state.last_synced_id,
+            state.settled_id,
+            state.settled_for,
+            state.resync,
+            state.rewound,
+            state.entity,
+        ),
+        note,
     )
 
 
@@ -294,7 +292,7 @@ async def adopt(
     connection: Connection, known: State, instance: str, source: str, note: str
 ) -> State:
     """Write down for whom, and of which central rows, the row counts from now on; the row as it is
-    then. Where somebody has changed it meanwhile, the next transaction sees that (`locked`)."""
+    then. Where somebody has changed it meanwhile, the next transaction sees that (`see`)."""
     await connection.execute(
         Statement(
             "UPDATE wpp_sync_state SET instance = %s, source = %s,"

@@ -10,7 +10,7 @@ all connections at once, which is what a kill -9 looks like to the servers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
@@ -30,25 +30,34 @@ _LOST_SECONDS = 0.01
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """From now on every statement of a task that was started under a gate passes through it."""
-    for name in ("execute", "fetch", "fetch_bounded"):
+    for name in ("execute", "fetch", "fetch_bounded", "exchange"):
         patch.setattr(Connection, name, _gated(getattr(Connection, name)))
 
 
 def _gated(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
     async def call(
-        connection: Connection, statement: Statement | bytes, *more: Any, **named: Any
+        connection: Connection,
+        statement: Statement | bytes | Sequence[Statement | bytes],
+        *more: Any,
+        **named: Any,
     ) -> T:
         gate = _current.get()
         # What sets a session up is of no interest: there is nothing yet that could be lost.
         set_up = isinstance(statement, Statement) and statement.note == connection.name
         if gate is None or set_up:
             return await method(connection, statement, *more, **named)
-        text = statement if isinstance(statement, bytes) else sql.render(statement)
-        return await gate.let(
-            connection, text.decode(errors="replace"), method(connection, statement, *more, **named)
-        )
+        text = _text(statement).decode(errors="replace")
+        return await gate.let(connection, text, method(connection, statement, *more, **named))
 
     return call
+
+
+def _text(statement: Statement | bytes | Sequence[Statement | bytes]) -> bytes:
+    if isinstance(statement, bytes):
+        return statement
+    if isinstance(statement, Statement):
+        return sql.render(statement)
+    return b"; ".join(map(_text, statement))  # sent together
 
 
 class Gate:

@@ -25,6 +25,7 @@ COM_STMT_BULK_EXECUTE = 0xFA
 
 _DEPRECATE_EOF = 1 << 24
 _SSL = 1 << 11
+_MORE_RESULTS = 1 << 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ class _Link:
 
 
 class _Answer:
-    """Where a server's answer to one command ends."""
+    """Where a server's answer to one command ends, which may have several statements."""
 
     def __init__(self, *, deprecate_eof: bool, prepares: bool = False) -> None:
         self._deprecate_eof = deprecate_eof
@@ -227,15 +228,16 @@ class _Answer:
             return self._ends_preparing(packet)
         if self._definitions < 0:
             if packet[0] == 0x00:
-                return True
+                return not _more_follows(packet)
             # Column definitions, and the packet that marks their end in the old way.
             self._definitions = packet[0] + (0 if self._deprecate_eof else 1)
             return False
-        if self._definitions > 0:
-            self._definitions -= 1
-            return False
         longest = 0xFFFFFF if self._deprecate_eof else 9
-        return packet[0] == 0xFE and len(packet) < longest
+        if self._definitions > 0 or packet[0] != 0xFE or len(packet) >= longest:
+            self._definitions = max(0, self._definitions - 1)
+            return False
+        self._definitions = -1
+        return not _more_follows(packet, old=not self._deprecate_eof)
 
     def _ends_preparing(self, packet: bytes) -> bool:
         """What a statement has of columns and parameters is defined behind the first packet."""
@@ -246,6 +248,17 @@ class _Answer:
         else:
             self._definitions -= 1
         return self._definitions == 0
+
+
+def _more_follows(packet: bytes, *, old: bool = False) -> bool:
+    """Whether the server says behind a statement that it goes on with the next one. `old`: an EOF
+    packet, in which warnings stand before the status; in an OK packet two numbers do."""
+    place = 3
+    if not old:
+        place = 1
+        for _ in range(2):
+            place += {0xFC: 3, 0xFD: 4, 0xFE: 9}.get(packet[place], 1)
+    return bool(int.from_bytes(packet[place : place + 2], "little") & _MORE_RESULTS)
 
 
 def _text(kind: int, body: bytes) -> str:

@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 
 from daemon import local, lock
 from daemon.aio import Clock, to_the_end
-from daemon.db import Connection
+from daemon.db import Connection, Transaction
 from daemon.errors import DatabaseError, TransientError
 from daemon.schema import Plan
 from daemon.sql import Row
@@ -146,7 +146,7 @@ class Ahead:
         rows: Sequence[Row],
         turn: Turn,
         note: str,
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Transaction]:
         """Write the rows and wait for their turn; the block ends the transaction.
 
         Raises NotAheadError, and nothing is written, when that cannot be done. Errors of the block
@@ -154,13 +154,13 @@ class Ahead:
         """
         in_turn = False
         try:
-            async with connection.transaction():
+            async with connection.transaction() as transaction:
                 if any(check.in_doubt(row) for check in plan.checks for row in rows):
                     raise self._cannot()  # they are to be read back, and perhaps refused
                 await local.upsert(connection, plan, rows, note)
                 await self.wait(turn)
                 in_turn = True
-                yield
+                yield transaction
         except DatabaseError as error:
             cannot = self._cannot()  # in its turn, too: the next try is on one
             if in_turn:

@@ -3,20 +3,24 @@
 Rows, what is derived from them, quarantine and state commit together or not at all. The state row
 is locked first and compared with what was read before (see `state`). Every motion that changes an
 entity's table does it here: incremental, reconcile, the retry of quarantined rows.
+
+Most transactions have few rows, and cost what their round trips cost. So what needs no answer of
+what is before it goes with that: the beginning, the lock and a few rows, the state and the COMMIT.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from daemon import local, sql, state
 from daemon.aio import Clock
 from daemon.central import Central
-from daemon.db import NO_PARENT, Connection
+from daemon.db import NO_PARENT, Answers, Connection
 from daemon.errors import PlanChangedError, RewoundError, RowError, SchemaError
 from daemon.schema import Plan
-from daemon.sql import Key, Row
+from daemon.sql import Key, Row, Statement
 from daemon.state import State
 from daemon.sync import quarantine
 from daemon.sync.ahead import Ahead, NotAheadError, Turn
@@ -162,10 +166,9 @@ class Committer:
             await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following(watermark, settled, finished=finished)
-        async with self.connection.transaction():
-            await state.locked(self.connection, self.state, self.note)
-            change = await self._change(rows, delete, release, retried=retried)
-            await state.write(self.connection, following, self.note)
+        attempt = [] if delete or retried else self._attempt(rows)
+        async with self._transaction(following, attempt) as answers:
+            change = await self._change(rows, delete, release, retried=retried, answers=answers)
         self._changed(change, following, began, late=late, bulk=bulk)
         return change.written
 
@@ -188,13 +191,14 @@ class Committer:
         if not self.excluded.isdisjoint(self.plan.key(row) for row in rows):
             raise NotAheadError
         began = self._clock()
-        async with ahead.transaction(connection, self.plan, rows, turn, self.note):
+        async with ahead.transaction(connection, self.plan, rows, turn, self.note) as transaction:
             watermark, settled = moved()
             following = self._following(watermark, settled)
-            await state.locked(connection, self.state, self.note)
+            locked = await connection.fetch(state.lock(self.state, self.note))
+            state.see(self.state, locked)
             await ahead.see_the_lock(connection, self.connection, self.note)
             await self._derive({self.plan.key(row) for row in rows}, connection)
-            await state.write(connection, following, self.note)
+            transaction.last.append(state.write(following, self.note))
         change = _Change(len(rows), 0, {}, frozenset(), retried=False)
         self._strikes.taken()
         self._changed(change, following, began, bulk=bulk)
@@ -210,6 +214,31 @@ class Committer:
             resync=self.state.resync and not finished,
         )
 
+    @asynccontextmanager
+    async def _transaction(
+        self, following: State, attempt: Sequence[Statement | bytes] = ()
+    ) -> AsyncIterator[Answers]:
+        """A transaction behind the lock on the state row, which it leaves as `following`; with the
+        answers to what was sent with its beginning."""
+        lock = state.lock(self.state, self.note)
+        async with self.connection.transaction(lock, attempt=attempt) as transaction:
+            state.see(self.state, *transaction.opening)
+            answers = transaction.attempt
+            if answers.rows and answers.refusal is not None:
+                raise answers.refusal  # of a question behind the rows: they are not at fault
+            yield answers
+            transaction.last.append(state.write(following, self.note))
+
+    def _attempt(self, rows: Sequence[Row]) -> list[Statement | bytes]:
+        """What can be sent before it is known that the state row is as we know it, because nothing
+        of it is committed then: a few rows, and what is asked when they were taken."""
+        upsert = self._writer.attempt(rows)
+        if upsert is None:
+            return []
+        keys = [sql.parts(self.plan.key(row))[0] for row in rows]
+        asked = [each for table in self.derived for each in table.questions(keys, self.note)]
+        return [upsert, *asked]
+
     # --- rows that differ -----------------------------------------------------------------------
 
     async def repair(
@@ -224,8 +253,7 @@ class Committer:
         await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following()
-        async with self.connection.transaction():
-            await state.locked(self.connection, self.state, self.note)
+        async with self._transaction(following):
             rows, whole = await self._central.rows(self.plan, self.instance, keys, self._max_bytes)
             found = {self.plan.key(row) for row in rows}
             # Rows come in key order, so what lies above the last one was cut off.
@@ -234,7 +262,6 @@ class Committer:
             gone = await self._gone([key for key in asked if key not in found], position)
             gone = await self._delete(gone)
             change = await self._change(rows, (), gone, retried=True, deleted=gone)
-            await state.write(self.connection, following, self.note)
         self._changed(change, following, began, bulk=bulk)
         done = set(asked)
         return Repaired(
@@ -307,10 +334,12 @@ class Committer:
         *,
         retried: bool,
         deleted: Collection[Key] = (),
+        answers: Answers | None = None,
     ) -> _Change:
-        """`delete`: rows to be deleted; `deleted`: rows that were, in this transaction."""
+        """`delete`: rows to be deleted; `deleted`: rows that were, in this transaction; `answers`:
+        to `_attempt`."""
         writer = self._patient_writer if retried else self._writer
-        refusals = await writer.write(rows) if rows else []
+        refusals = await writer.write(rows, answers) if rows else []
         refused = {refusal.key: refusal for refusal in refusals}
         if len(self.quarantined | set(refused)) > quarantine.MOST_ROWS:
             raise quarantine.note_full(self.entity)
@@ -321,18 +350,27 @@ class Committer:
         await local.delete(self.connection, self.plan, delete, self.note)
         touched = written | set(delete) | set(deleted) | writer.touched
         writer.touched.clear()
-        await self._derive(touched, self.connection)
+        # They are of use where all rows were taken at once.
+        known = answers.rows[1:] if answers is not None and touched == written else []
+        await self._derive(touched, self.connection, known)
         removed = len(delete) + len(deleted)
         return _Change(len(rows) - len(refused), removed, refused, released, retried)
 
-    async def _derive(self, touched: Collection[Key], connection: Connection) -> None:
-        """What is derived follows, in this connection's transaction. Raises SchemaError where a
-        derived table refuses a row that the table itself has taken: no row is at fault."""
+    async def _derive(
+        self,
+        touched: Collection[Key],
+        connection: Connection,
+        known: Sequence[list[Row]] = (),
+    ) -> None:
+        """What is derived follows, in this connection's transaction; `known`: the answers to the
+        tables' questions. Raises SchemaError where a derived table refuses a row that the table
+        itself has taken: no row is at fault."""
         # Only entities with a key of one column have derived tables.
         keys = [sql.parts(key)[0] for key in touched] if self.derived else []
-        for table in self.derived:
+        for place, table in enumerate(self.derived):
+            answers = known[2 * place : 2 * place + 2] or None
             try:
-                await table.update(connection, keys, self.note)
+                await table.update(connection, keys, self.note, answers)
             except RowError as error:
                 raise SchemaError(
                     f"{self.entity}: {table.target} refuses what is derived: {error.message}",
@@ -375,17 +413,17 @@ class Committer:
 
     async def rebuild(self, table: DerivedTable, after: tuple[int] | None) -> tuple[int] | None:
         """Compare a part of a derived table with its source, and repair it; where it goes on."""
-        async with self.connection.transaction():
-            await state.locked(self.connection, self.state, self.note)
+        lock = state.lock(self.state, self.note)
+        async with self.connection.transaction(lock) as transaction:
+            state.see(self.state, *transaction.opening)
             return await table.rebuild(self.connection, after, self.note)
 
     async def mark_rewound(self) -> None:
         """Write down that central's ids began again: central may soon be past the position again,
         and then nothing would show that the ids below are other rows."""
-        async with self.connection.transaction():
-            await state.locked(self.connection, self.state, self.note)
-            self.state = replace(self.state, rewound=True)
-            await state.write(self.connection, self.state, self.note)
+        following = replace(self.state, rewound=True)
+        async with self._transaction(following):
+            self.state = following
 
     async def see_that_the_plan_holds(self) -> None:
         """Look at both tables again now and then. Raises PlanChangedError, SchemaError."""

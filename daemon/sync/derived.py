@@ -97,18 +97,40 @@ class DerivedTable:
             integers=frozenset(c.name for _, c in pairs if c.type in INTEGER_TYPES),
         )
 
-    async def update(self, connection: Connection, keys: Collection[int], note: str) -> int:
+    def questions(self, keys: Collection[int], note: str) -> list[Statement]:
+        """What `update` asks of so few keys before all else, for who asks it with other things."""
+        ordered = sorted(set(keys))
+        assert 0 < len(ordered) <= _KEYS  # noqa: S101 - else they are asked in several parts
+        return [
+            sql.highest(self.target, self.key, note),
+            sql.between_keys(
+                self.source, [*self.group, *self.latest_by], self.key,
+                first=ordered[0], last=ordered[-1], limit=2 * len(ordered), note=note,
+            ),
+        ]  # fmt: skip
+
+    async def update(
+        self,
+        connection: Connection,
+        keys: Collection[int],
+        note: str,
+        answers: Sequence[list[Row]] | None = None,
+    ) -> int:
         """Follow the source rows with these keys, which were inserted, updated or deleted; how many
-        derived rows were written or deleted."""
+        derived rows were written or deleted. `answers`: to the questions, where they were asked."""
         chunks = list(_chunks(sorted(set(keys)), _KEYS))
+        told = [
+            answers or await connection.fetch_each(self.questions(chunk, note)) for chunk in chunks
+        ]
         # All of them before anything is written: a derived row with another unique key may go when
         # a row takes its place, and then nothing would tell that it was outdated.
         outdated: set[Group] = set()
-        for chunk in chunks:
-            outdated |= await self._outdated(connection, chunk, note)
+        for chunk, (highest, _) in zip(chunks, told, strict=True):
+            outdated |= await self._outdated(connection, chunk, highest, note)
         changed = await self._renew(connection, outdated, note)
-        for chunk in chunks:
-            changed += await self._advance(connection, chunk, outdated, note)
+        for chunk, (_, between) in zip(chunks, told, strict=True):
+            touched = await self._touched(connection, chunk, between, note)
+            changed += await self._advance(connection, touched, outdated, note)
         return changed
 
     async def rebuild(
@@ -125,9 +147,11 @@ class DerivedTable:
         await self._compare(connection, sql.in_range(column, start, upto), note)
         return None if upto is None else (upto,)
 
-    async def _outdated(self, connection: Connection, keys: Sequence[int], note: str) -> set[Group]:
+    async def _outdated(
+        self, connection: Connection, keys: Sequence[int], answer: Sequence[Row], note: str
+    ) -> set[Group]:
         """The groups whose derived row, with one of these keys, may be their latest no more."""
-        ((highest,),) = await connection.fetch(sql.highest(self.target, self.key, note))
+        ((highest,),) = answer
         # A new row's key is above all that was derived so far: it need not be looked for.
         known = [key for key in keys if highest is not None and key <= int(highest)]
         if not known:
@@ -150,11 +174,11 @@ class DerivedTable:
         return changed
 
     async def _advance(
-        self, connection: Connection, keys: Sequence[int], renewed: Collection[Group], note: str
+        self, connection: Connection, rows: Sequence[Row], renewed: Collection[Group], note: str
     ) -> int:
         """Let the latest of these rows in each group take the derived row's place, if it is not
         earlier. The same row again refreshes what is copied of it."""
-        touched = self._newest(await self._touched(connection, keys, note))
+        touched = self._newest(rows)
         groups = [group for group in touched if group not in renewed]
         if not groups:
             return 0
@@ -166,30 +190,20 @@ class DerivedTable:
         return await self._write(connection, won, note)
 
     async def _touched(
-        self, connection: Connection, keys: Sequence[int], note: str
+        self, connection: Connection, keys: Sequence[int], between: Sequence[Row], note: str
     ) -> Sequence[Row]:
         """Group and order columns of the rows with these keys, and of some others, perhaps.
 
         A batch of new rows is about all that stands between its first and its last key, and read
         like that it costs a third. Rows that were not touched do no harm.
         """
-        columns = [*self.group, *self.latest_by]
-        limit = 2 * len(keys)
-        between = await connection.fetch(
-            sql.between_keys(
-                self.source, columns, self.key,
-                first=keys[0], last=keys[-1], limit=limit, note=note,
-            )
-        )  # fmt: skip
-        if len(between) < limit:
+        if len(between) < 2 * len(keys):
             return between
+        columns = [sql.quote(column) for column in (*self.group, *self.latest_by)]
         everything = Statement("1")
         return await connection.fetch(
-            sql.by_keys(
-                self.source, [sql.quote(column) for column in columns], [self.key], everything,
-                keys, note,
-            )
-        )  # fmt: skip
+            sql.by_keys(self.source, columns, [self.key], everything, keys, note)
+        )
 
     def _newest(self, rows: Sequence[Row]) -> dict[Group, Row]:
         """Of each group the latest of these rows; of the same row twice, the second."""

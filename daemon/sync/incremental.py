@@ -176,7 +176,7 @@ class Incremental:
         if self.state.rewound:
             raise self._rewound("its ids began again below what was read")
         table = self.plan.entity.central
-        head = await self._central.head(table, self.plan.central_key)
+        head = await self._central.head(table, self.plan.central_key, watched=self.watched)
         self.head = head.id
         if self.position == 0 and not self._begun:
             await self._begin_below_zero()

@@ -319,7 +319,7 @@ class Motion:
             if self.asked is not None:
                 # What it finds is told to somebody: nothing else repairs it meanwhile.
                 return replace(did, more=await self._asked_step(self.asked, stop, seconds))
-            did = replace(did, more=await self._hot_step(stop))
+            more = await self._hot_step(stop)
             if background:
                 await self._round_step(stop, self._ROUND_SECONDS)
         else:
@@ -327,10 +327,11 @@ class Motion:
             if self.asked is not None:
                 return Step(0, 0, 0, more=await self._asked_step(self.asked, stop, seconds))
             did = await self._round_step(stop, seconds)
+            more = did.more
         await self._derived_step(stop)
         # In the background a part of what is derived is enough with each pass.
-        derived = not background and not self.derived_compared
-        return replace(did, more=did.more or derived)
+        more = more or (not background and not self.derived_compared)
+        return did if more == did.more else replace(did, more=more)
 
     @property
     def can_rest(self) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from daemon import local, sql
 from daemon.central import Central
-from daemon.db import DUPLICATE_KEY, Connection
+from daemon.db import DUPLICATE_KEY, Answers, Connection
 from daemon.errors import CollisionError, RowError, TransientError
 from daemon.schema import Plan
 from daemon.sql import Key, Row
@@ -71,22 +71,30 @@ class Writer:
     def _note(self) -> str:
         return f"{self.instance} {self.plan.entity.name}"
 
-    async def write(self, rows: Sequence[Row]) -> list[Refusal]:
-        """Upsert the rows of one transaction; returns those that the table refuses.
+    def attempt(self, rows: Sequence[Row]) -> bytes | None:
+        """The one statement that writes these rows, where one does: then it may be sent with others
+        before it, and `write` be told what the server says to it."""
+        if not rows or self._doubtful(rows):
+            return None
+        return local.upsert_at_once(self.connection, self.plan, rows, self._note)
+
+    async def write(self, rows: Sequence[Row], answers: Answers | None = None) -> list[Refusal]:
+        """Upsert the rows of one transaction; returns those that the table refuses. `answers`: to
+        `attempt` and what was sent behind it; nothing where that was not sent.
 
         Raises SchemaError when it refuses all, DatabaseError for a server's trouble.
         """
         self._fresh.clear()
         with self.strikes.batch(self.plan.entity.name):
-            return await self._write(rows)
+            return await self._write(rows, answers)
 
-    async def _write(self, rows: Sequence[Row]) -> list[Refusal]:
+    async def _write(self, rows: Sequence[Row], answers: Answers | None = None) -> list[Refusal]:
         if self._fresh:  # what the batch holds of them is older
             rows = [row for row in rows if self.plan.key(row) not in self._fresh]
             if not rows:
                 return []
         try:
-            await self._upsert(rows)
+            await self._upsert(rows, answers)
             return []
         except _ChangedError as error:
             refusals, rest = self._part(rows, error.problems)
@@ -102,11 +110,18 @@ class Writer:
         middle = len(rows) // 2
         return await self._write(rows[:middle]) + await self._write(rows[middle:])
 
-    async def _upsert(self, rows: Sequence[Row]) -> None:
-        """Raises _ChangedError, and nothing is written, when rows would not stand as sent."""
+    def _doubtful(self, rows: Sequence[Row]) -> list[Row]:
+        """Those that have to be looked at when they are written."""
         checks = self.plan.checks
-        doubtful = [row for row in rows if any(c.in_doubt(row) for c in checks)] if checks else []
-        if doubtful:
+        return [row for row in rows if any(c.in_doubt(row) for c in checks)] if checks else []
+
+    async def _upsert(self, rows: Sequence[Row], answers: Answers | None = None) -> None:
+        """Raises _ChangedError, and nothing is written, when rows would not stand as sent."""
+        if answers is not None and not answers.rows and answers.refusal is not None:
+            raise answers.refusal
+        if answers is not None and answers.rows:
+            pass  # the server has taken them
+        elif doubtful := self._doubtful(rows):
             await self._upsert_and_look(rows, doubtful)
         else:
             await local.upsert(self.connection, self.plan, rows, self._note)

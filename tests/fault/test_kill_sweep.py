@@ -31,7 +31,10 @@ def _death(judge: Scenario, live: Live, point: int) -> str:
     """What is wrong after a death and a second life, or nothing."""
     judge.reset()
     died = live(point)
-    if died != "killed 0":
+    # Answers to statements that were sent together come in one piece or in several, so that a life
+    # has more points or less. One that comes to no such point just lives on.
+    ended_before = died.startswith("lived") and int(died.split()[1]) <= point
+    if died != "killed 0" and not ended_before:
         return f"it should have been killed, but {died}"
     if wrong := judge.wrong():
         return f"after the death: {wrong}"
@@ -62,9 +65,8 @@ async def test_killed_at_each_point_of_its_life(
             assert judge.look() == judge.end
             points = int(lived.split()[1])
             assert points > 300
-            # A few less than there are: another run may have some points less.
             every = 1 if pytestconfig.getoption("--long") else points // wanted
-            chosen = range(0, points - 10, every)
+            chosen = range(0, points, every)
             found = {point: _death(judge, live, point) for point in chosen}
     print(f"killed at {len(chosen)} of {points} points")  # noqa: T201 - the report's figure
     broken = [f"{point}: {wrong}" for point, wrong in found.items() if wrong]

@@ -33,10 +33,11 @@ MUTANTS = (
     Mutant(
         "rows and watermark commit together",
         "daemon/sync/commit.py",
-        "            change = await self._change(rows, delete, release, retried=retried)\n",
-        "            await state.write(self.connection, following, self.note)\n"
+        "            yield answers\n"
+        "            transaction.last.append(state.write(following, self.note))\n",
+        "            transaction.last.append(state.write(following, self.note))\n"
         "        async with self.connection.transaction():\n"
-        "            change = await self._change(rows, delete, release, retried=retried)\n",
+        "            yield answers\n",
         "tests/fault/test_kill_sweep.py",
     ),
     Mutant(
@@ -204,8 +205,8 @@ MUTANTS = (
     Mutant(
         "a rewound entity stays so until a reset",
         "daemon/sync/commit.py",
-        "            self.state = replace(self.state, rewound=True)\n",
-        "",
+        "        following = replace(self.state, rewound=True)\n",
+        "        following = self.state\n",
         "tests/integration/test_broken_once.py",
     ),
     Mutant(
@@ -225,7 +226,8 @@ MUTANTS = (
     Mutant(
         "the second writer locks the state row before it commits",
         "daemon/sync/commit.py",
-        "            await state.locked(connection, self.state, self.note)\n"
+        "            locked = await connection.fetch(state.lock(self.state, self.note))\n"
+        "            state.see(self.state, locked)\n"
         "            await ahead.see_the_lock(connection, self.connection, self.note)\n",
         "            await ahead.see_the_lock(connection, self.connection, self.note)\n",
         "tests/integration/test_two_writers.py",

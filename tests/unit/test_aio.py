@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.aio import Backoff, Courtesy, Occupied, jittered, together, wait_first
+from daemon.aio import Backoff, Bell, Courtesy, Occupied, jittered, together, wait_first
 
 MOMENT = 0.001
 """A timeout that is meant to pass."""
@@ -32,8 +32,12 @@ async def settle() -> None:
 # --- wait_first ----------------------------------------------------------------------------------
 
 
-async def test_an_event_set_before_the_wait_is_not_lost() -> None:
-    stop = asyncio.Event()
+kinds = pytest.mark.parametrize("kind", [asyncio.Event, Bell])
+
+
+@kinds
+async def test_an_event_set_before_the_wait_is_not_lost(kind: type[asyncio.Event]) -> None:
+    stop = kind()
     stop.set()
 
     assert await wait_first(None, asyncio.Event(), stop) is True
@@ -42,8 +46,9 @@ async def test_an_event_set_before_the_wait_is_not_lost() -> None:
     assert not others()
 
 
-async def test_a_timeout_is_told_from_an_event() -> None:
-    event = asyncio.Event()
+@kinds
+async def test_a_timeout_is_told_from_an_event(kind: type[asyncio.Event]) -> None:
+    event = kind()
 
     assert await wait_first(MOMENT, event) is False
     assert await wait_first(0, event) is False
@@ -52,8 +57,11 @@ async def test_a_timeout_is_told_from_an_event() -> None:
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("timeout", [None, 3600.0])
-async def test_any_of_the_events_ends_the_wait(which: int, timeout: float | None) -> None:
-    events = [asyncio.Event() for _ in range(3)]
+@pytest.mark.parametrize("bells", [{0, 1, 2}, {1}, set()])
+async def test_any_of_the_events_ends_the_wait(
+    which: int, timeout: float | None, bells: set[int]
+) -> None:
+    events = [Bell() if number in bells else asyncio.Event() for number in range(3)]
     waiting = asyncio.ensure_future(wait_first(timeout, *events))
     await settle()
     assert not waiting.done()
@@ -64,9 +72,10 @@ async def test_any_of_the_events_ends_the_wait(which: int, timeout: float | None
     assert [event.is_set() for event in events] == [number == which for number in range(3)]
 
 
+@kinds
 @pytest.mark.parametrize("ending", ["event", "timeout", "cancel"])
-async def test_no_waiter_is_left_behind(ending: str) -> None:
-    event = asyncio.Event()
+async def test_no_waiter_is_left_behind(ending: str, kind: type[asyncio.Event]) -> None:
+    event = kind()
     timeout = MOMENT if ending == "timeout" else None
     waiting = asyncio.ensure_future(wait_first(timeout, event, asyncio.Event()))
     await settle()
@@ -79,6 +88,19 @@ async def test_no_waiter_is_left_behind(ending: str) -> None:
 
     assert waiting.cancelled() == (ending == "cancel")
     assert not others()
+    assert not getattr(event, "listeners", ())
+
+
+async def test_several_hear_the_same_bell_and_one_hears_it_again() -> None:
+    bell = Bell()
+    waiting = [asyncio.ensure_future(wait_first(None, bell, Bell())) for _ in range(3)]
+    await settle()
+    bell.set()
+    bell.clear()  # before anybody's turn has come
+    assert await asyncio.gather(*waiting) == [True, True, True]
+    assert await wait_first(MOMENT, bell) is False
+    asyncio.get_running_loop().call_soon(bell.set)
+    assert await wait_first(None, bell) is True
 
 
 # --- together ------------------------------------------------------------------------------------

@@ -297,7 +297,7 @@ def test_a_row_of_another_width_is_an_error() -> None:
 
 def test_the_upsert_keeps_off_rows_with_another_key() -> None:
     """The guard is the first assignment, and the key is assigned by nothing else."""
-    assert sql.upsert_frame("wpp_chats", ["id", "original_id", "type"], ["id"]) == (
+    assert sql.upsert_frame("wpp_chats", ("id", "original_id", "type"), ("id",)) == (
         b"INSERT INTO `wpp_chats` (`id`, `original_id`, `type`) VALUES ",
         b" ON DUPLICATE KEY UPDATE"
         b" `id` = IF(`id` = VALUES(`id`), `id`, (SELECT 1 UNION SELECT 2)),"
@@ -307,7 +307,7 @@ def test_the_upsert_keeps_off_rows_with_another_key() -> None:
 
 
 def test_an_upsert_of_the_key_alone_is_still_guarded() -> None:
-    _, tail = sql.upsert_frame("t", ["id"], ["id"])
+    _, tail = sql.upsert_frame("t", ("id",), ("id",))
 
     assert tail.endswith(b" `id` = IF(`id` = VALUES(`id`), `id`, (SELECT 1 UNION SELECT 2))")
 
@@ -315,7 +315,7 @@ def test_an_upsert_of_the_key_alone_is_still_guarded() -> None:
 @given(names, st.lists(names, min_size=1, max_size=4, unique=True))
 def test_the_upsert_names_its_columns_as_they_are(table: str, columns: list[str]) -> None:
     """It is sent as it stands: a percent sign in a name must not stay doubled."""
-    head, tail = sql.upsert_frame(table, columns, columns[:1])
+    head, tail = sql.upsert_frame(table, tuple(columns), tuple(columns[:1]))
 
     def plain(name: str) -> bytes:
         return b"`" + name.replace("`", "``").encode() + b"`"

@@ -1,0 +1,183 @@
+"""Statements that go together: one round trip, up to the first that is refused; and how many round
+trips a pass takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from daemon import local as rows_to_local
+from daemon.db import Connection
+from daemon.errors import MissingError, RowError, StateMovedError
+from daemon.sql import Statement
+from tests import mirror
+from tests.in_process import a_pass, connected, one
+from tests.proxy import Proxy
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+WriteConfig = Callable[..., Path]
+
+_NO_SEVERAL = 1
+_COM_SET_OPTION = 0x1B
+
+
+def said(sql: str) -> Statement:
+    return Statement(sql, (), "test")
+
+
+def insert(number: int) -> Statement:
+    return said(f"INSERT INTO t VALUES ({number})")
+
+
+@pytest.fixture(params=["together", "one by one"])
+async def connection(
+    databases: Databases, request: pytest.FixtureRequest
+) -> AsyncIterator[Connection]:
+    """To a local database with a table `t` that has the row 1."""
+    mirror.run(databases.local, "CREATE TABLE t (id INT PRIMARY KEY) ENGINE=InnoDB")
+    mirror.run(databases.local, "INSERT INTO t VALUES (1)")
+    async with connected(databases.local) as found:
+        if request.param == "one by one":
+            await refuse_several(found)
+        yield found
+
+
+async def refuse_several(connection: Connection) -> None:
+    """As a proxy that takes one statement at a time."""
+    raw: Any = connection._raw
+    await raw._execute_command(_COM_SET_OPTION, _NO_SEVERAL.to_bytes(2, "little"))
+    await raw.read_packet()
+
+
+async def ids(connection: Connection) -> list[int]:
+    return [int(id_ or 0) for (id_,) in await connection.fetch(said("SELECT id FROM t"))]
+
+
+async def test_each_is_answered_by_itself(connection: Connection) -> None:
+    answers = await connection.exchange(
+        [insert(2), said("SELECT id, NULL FROM t"), b"/* x */ SELECT ';', 1 FROM t WHERE id = 9"]
+    )
+    assert answers.refusal is None
+    assert answers.rows == [[], [(b"1", None), (b"2", None)], []]
+    assert await connection.fetch_each([said("SELECT 1"), said("SELECT 2")]) == [
+        [(b"1",)],
+        [(b"2",)],
+    ]
+
+
+async def test_nothing_is_carried_out_behind_a_refusal(connection: Connection) -> None:
+    answers = await connection.exchange([insert(2), insert(1), insert(3), said("SELECT 1")])
+    assert isinstance(answers.refusal, RowError)
+    assert answers.rows == [[]]
+    assert connection.usable
+    assert await ids(connection) == [1, 2]
+
+
+async def test_a_transaction_ends_with_what_goes_with_its_commit(connection: Connection) -> None:
+    async with connection.transaction(said("SELECT 7"), attempt=[insert(2)]) as transaction:
+        assert transaction.opening == [[(b"7",)]]
+        assert (transaction.attempt.rows, transaction.attempt.refusal) == ([[]], None)
+        transaction.last.append(insert(3))
+    await connection.execute(b"ROLLBACK")  # of nothing
+    assert await ids(connection) == [1, 2, 3]
+
+
+async def test_what_is_refused_with_the_commit_undoes_all(connection: Connection) -> None:
+    with pytest.raises(RowError):
+        async with connection.transaction(attempt=[insert(2)]) as transaction:
+            transaction.last.extend([insert(3), insert(1)])
+    assert connection.usable, "the lock on it is kept"
+    assert await ids(connection) == [1]
+
+
+async def test_what_is_refused_at_the_beginning_begins_nothing(connection: Connection) -> None:
+    with pytest.raises(MissingError):
+        async with connection.transaction(said("SELECT 1 FROM nowhere"), attempt=[insert(2)]):
+            pytest.fail("it has not begun")
+    assert connection.usable
+    assert await ids(connection) == [1]
+
+
+async def test_a_refused_attempt_leaves_the_rest_to_the_block(connection: Connection) -> None:
+    async with connection.transaction(
+        said("SELECT 7"), attempt=[insert(1), insert(2)]
+    ) as transaction:
+        assert isinstance(transaction.attempt.refusal, RowError)
+        assert transaction.attempt.rows == []
+        await connection.execute(insert(4))
+    assert await ids(connection) == [1, 4]
+
+
+# --- passes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "trips"),
+    [
+        pytest.param(1, 2, id="one row"),
+        pytest.param(rows_to_local.BULK_ROWS - 1, 2, id="few rows"),
+        pytest.param(100, 4, id="rows in bulk"),
+    ],
+)
+async def test_so_many_round_trips_a_pass_takes(
+    databases: Databases, write_config: WriteConfig, rows: int, trips: int
+) -> None:
+    central, local = databases
+    async with Proxy(str(local["host"]), int(str(local["port"]))) as proxy:
+        config = write_config(central, {"nunes": {**local, "port": proxy.port}})
+        async with one(config) as instance:
+            mirror.insert_messages(central, range(1, 101))
+            await a_pass(instance)  # connects, migrates, prepares
+            proxy.forget()
+            mirror.insert_messages(central, range(101, 101 + rows))
+            assert (await a_pass(instance))["messages"] == rows
+            said = [command.text for command in proxy.commands]
+            writing = [text for text in said if "ids */" not in text]
+            assert len(writing) == trips, writing
+    assert mirror.differences(central, local) == ""
+
+
+async def test_rows_that_were_sent_before_the_state_was_seen_are_not_kept(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """Somebody has changed the state row: what went with the lock on it is undone."""
+    central, local = databases
+    async with one(write_config(central, {"nunes": local})) as instance:
+        mirror.insert_messages(central, range(1, 11))
+        await a_pass(instance)
+        committer = instance.motions["messages"].committer
+        mirror.run(local, "UPDATE wpp_sync_state SET last_synced_id = 5 WHERE entity = 'messages'")
+        row = tuple(
+            b"99" if place == 0 else None if pair.local != "instance" else b"nunes"
+            for place, pair in enumerate(committer.plan.pairs)
+        )
+        with pytest.raises(StateMovedError):
+            await committer.commit([row], watermark=99)
+        assert 99 not in mirror.local_ids(local)
+
+
+async def test_where_statements_go_one_by_one_all_is_as_before(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    real = Connection.set_up
+
+    async def set_up(connection: Connection) -> None:
+        await real(connection)
+        await refuse_several(connection)
+
+    monkeypatch.setattr(Connection, "set_up", set_up)
+    central, local = databases
+    async with one(write_config(central, {"nunes": local})) as instance:
+        for first in (1, 51, 101):
+            mirror.insert_messages(central, range(first, first + 50))
+            await a_pass(instance)
+        mirror.run(central, "UPDATE messages SET wwebjs_id = 'moved' WHERE id = 3")
+        mirror.insert_message(central, 200)
+        mirror.run(central, "UPDATE messages SET wwebjs_id = 'key 3' WHERE id = 200")
+        await a_pass(instance)
+    assert mirror.local_ids(local) == [*range(1, 151), 200]
