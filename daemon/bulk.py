@@ -20,10 +20,16 @@ _BLOB = b"\xfc\x00"
 _NULL = b"\x01"
 # What stands before a value: it is none of the special ones, and its length, which is one byte up
 # to here and more beyond (MySQL internals, "Length-Encoded Integer").
-_SHORT = [b"\x00" + bytes([length]) for length in range(251)]
+_LONG = 251
+_SHORT = [b"\x00" + bytes([length]) for length in range(_LONG)]
 
 _PACK_ROWS = 64
 """Rows packed at once. Few enough that rows of megabytes do not stand in memory several times."""
+
+_FIRST_BYTES = 48 << 10
+_GROWTH = 4
+"""Nothing keeps the server busy while the first packet is made: so that one is small, and each of
+the next ones larger, up to the most."""
 
 
 def statement(head: bytes, width: int, tail: bytes) -> bytes:
@@ -35,12 +41,12 @@ def packets(rows: Sequence[Row], binary: Sequence[bool], max_bytes: int) -> Iter
     """What follows the statement's number in the command, in pieces of at most `max_bytes` (a piece
     has one row at least). `binary` tells which columns are byte strings."""
     head = _TYPES_FOLLOW + b"".join([_BLOB if flag else _VAR_STRING for flag in binary])
-    piece, size = [head], len(head)
+    piece, size, enough = [head], len(head), min(_FIRST_BYTES, max_bytes)
     for start in range(0, len(rows), _PACK_ROWS):
         for packed in _packed(rows[start : start + _PACK_ROWS], max_bytes - len(head)):
-            if len(piece) > 1 and size + len(packed) > max_bytes:
+            if len(piece) > 1 and size + len(packed) > enough:
                 yield b"".join(piece)
-                piece, size = [head], len(head)
+                piece, size, enough = [head], len(head), min(enough * _GROWTH, max_bytes)
             piece.append(packed)
             size += len(packed)
     if len(piece) > 1:
@@ -49,15 +55,17 @@ def packets(rows: Sequence[Row], binary: Sequence[bool], max_bytes: int) -> Iter
 
 def _packed(rows: Sequence[Row], max_bytes: int) -> Iterator[bytes]:
     """These rows' values, halved until no part has more bytes, or until they are single."""
-    values = b"".join(
-        [
-            _NULL if value is None
-            else _SHORT[len(value)] + value if len(value) < len(_SHORT)
-            else _length(value) + value
-            for row in rows
-            for value in row
-        ]
-    )  # fmt: skip
+    parts: list[bytes] = []
+    add = parts.append  # the loop below is a good part of what a row costs this process
+    for row in rows:
+        for value in row:
+            if value is None:
+                add(_NULL)
+                continue
+            length = len(value)
+            add(_SHORT[length] if length < _LONG else _length(length))
+            add(value)
+    values = b"".join(parts)
     if len(values) <= max_bytes or len(rows) == 1:
         yield values
         return
@@ -66,9 +74,8 @@ def _packed(rows: Sequence[Row], max_bytes: int) -> Iterator[bytes]:
     yield from _packed(rows[middle:], max_bytes)
 
 
-def _length(value: bytes) -> bytes:
+def _length(length: int) -> bytes:
     """What stands before a long value."""
-    length = len(value)
     for mark, size in ((b"\xfc", 2), (b"\xfd", 3)):
         if length < 1 << 8 * size:
             return b"\x00" + mark + length.to_bytes(size, "little")

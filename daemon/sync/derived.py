@@ -101,11 +101,15 @@ class DerivedTable:
         """What `update` asks of so few keys before all else, for who asks it with other things."""
         ordered = sorted(set(keys))
         assert 0 < len(ordered) <= _KEYS  # noqa: S101 - else they are asked in several parts
+        first, last, limit = ordered[0], ordered[-1], 2 * len(ordered)
+        # No more rows than that can stand there: so those of no group may be passed over.
+        filled = self.group if last - first < limit else ()
+        columns = [*self.group, *self.latest_by]
         return [
             sql.highest(self.target, self.key, note),
             sql.between_keys(
-                self.source, [*self.group, *self.latest_by], self.key,
-                first=ordered[0], last=ordered[-1], limit=2 * len(ordered), note=note,
+                self.source, columns, self.key,
+                filled=filled, first=first, last=last, limit=limit, note=note,
             ),
         ]  # fmt: skip
 
@@ -153,7 +157,8 @@ class DerivedTable:
         """The groups whose derived row, with one of these keys, may be their latest no more."""
         ((highest,),) = answer
         # A new row's key is above all that was derived so far: it need not be looked for.
-        known = [key for key in keys if highest is not None and key <= int(highest)]
+        top = None if highest is None else int(highest)
+        known = [key for key in keys if top is not None and key <= top]
         if not known:
             return set()
         statement = sql.outdated(
