@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from daemon import config, db, events, hosts
-from daemon.aio import Clock, wait_first
+from daemon.aio import Clock, Flag, wait_first
 from daemon.db import Connection
 from daemon.errors import DatabaseError, StandbyError
 from daemon.hosts import Copier, Seats
@@ -65,10 +65,10 @@ class Hold:
 
         self._not_alone_until = float("-inf")
         self._resting = False
-        self._taken = asyncio.Event()
+        self._taken = Flag()
         """There is a connection to be kept."""
 
-        self._log = events.get_logger().bind(instance=settings.name)
+        self._log = events.logger_of(settings.name)
 
     @property
     def usable(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from daemon import config, events, orders, state
-from daemon.aio import jittered, wait_first
+from daemon.aio import Flag, jittered, wait_first
 from daemon.counts import Counts
 from daemon.db import Connection
 from daemon.errors import PausedError, StoppedError, WppSyncError
@@ -56,13 +56,13 @@ class Instance:
         self.running = False
         """This process runs the instance's loop: what is in memory is the truth about it."""
 
-        self.wake = asyncio.Event()
+        self.wake = Flag()
         """Set it to have the next pass now."""
 
-        self.news = asyncio.Event()
+        self.news = Flag()
         """Set by the shared scans when central has something for it."""
 
-        self.stop = asyncio.Event()
+        self.stop = Flag()
         """Set when this instance is to leave: the process ends, or its settings have changed."""
 
         self.orders = Orders()
@@ -90,7 +90,7 @@ class Instance:
         """Whoever has it may have comparisons made (`Motions.asked`)."""
 
         self._clock = shared.clock
-        self._log = events.get_logger().bind(instance=self.name)
+        self._log = events.logger_of(self.name)
         self._ready = False
         """All migrations are in effect, and nothing keeps the instance from being copied."""
 
