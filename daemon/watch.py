@@ -264,6 +264,10 @@ class _Group:
         """Over all rows of an owner, not over some keys."""
 
         self.standings: set[Standing] = set()
+        self.due_at = float("-inf")
+        """When the first of them is to be asked for: who looks twice a second is not to go through
+        thousands of them."""
+
         self.misses = 0
         """So often in a row central has not said."""
 
@@ -362,6 +366,7 @@ class Watch:
         owner = _owner(sums, instance)
         standing = Standing(group, owner, keys, expected, news, interval, self._herd)
         group.standings.add(standing)
+        group.due_at = standing.due_at
         return standing
 
     @property
@@ -379,8 +384,11 @@ class Watch:
     async def compare(self, group: _Group) -> None:
         """Ask for what those who rest expect, where it is time."""
         now = self._clock()
+        if group.due_at > now:
+            return
         due = [each for each in group.standings if each.due_at <= now]
         if not due:
+            group.due_at = min((each.due_at for each in group.standings), default=now)
             return
         found = await self._sums(group, due)
         for each in due:
