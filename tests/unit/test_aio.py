@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.aio import Backoff, Courtesy, Occupied, jittered, together, wait_first
+from daemon.aio import Backoff, Courtesy, Flag, Occupied, jittered, together, wait_first
 
 MOMENT = 0.001
 """A timeout that is meant to pass."""
@@ -40,6 +40,33 @@ async def test_an_event_set_before_the_wait_is_not_lost() -> None:
     assert await wait_first(0, stop, asyncio.Event()) is True
     assert stop.is_set()
     assert not others()
+
+
+@pytest.mark.parametrize("kind", [asyncio.Event, Flag])
+async def test_who_waits_takes_no_task_and_leaves_nothing(kind: type[asyncio.Event]) -> None:
+    events = [kind() for _ in range(3)]
+    waiting = [asyncio.ensure_future(wait_first(3600.0, *events)) for _ in range(2)]
+    waiting += [asyncio.ensure_future(wait_first(MOMENT, *events))]
+    await settle()
+    assert others() == set(waiting)
+    assert await waiting[2] is False
+    waiting[1].cancel()
+    await settle()
+    events[1].set()
+    events[2].set()
+    assert await waiting[0] is True
+    assert not any(event._waiters for event in events)
+
+
+async def test_a_flag_is_an_event() -> None:
+    flag = Flag()
+    waiting = asyncio.ensure_future(flag.wait())
+    await settle()
+    assert not waiting.done()
+    flag.set()
+    assert await waiting is True
+    flag.clear()
+    assert not flag.is_set()
 
 
 async def test_a_timeout_is_told_from_an_event() -> None:
