@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import config as configuration
-from daemon import events, heap, operations, reload, threads
+from daemon import db, events, heap, operations, reload, threads
 from daemon.aio import Clock, Courtesy
 from daemon.central import Central
 from daemon.config import Config, Sync
@@ -361,12 +361,12 @@ class _Process:
             await asyncio.sleep(min(5.0, (watchdog or 30.0) / 3))
 
     async def _look_on(self) -> None:
-        """Measure how late the event loop is, count the rows of each instance, and have told what
-        the log held back."""
+        """Measure how late the event loop is, count the rows of each instance, have told what the
+        log held back, and give back what closed connections have left."""
         from daemon import log  # here, as the doors
 
         clock = asyncio.get_running_loop().time
-        sampled_at = float("-inf")
+        sampled_at, open_ = float("-inf"), 0
         while True:
             asked = clock() + _LOOK_SECONDS
             await asyncio.sleep(_LOOK_SECONDS)
@@ -374,6 +374,9 @@ class _Process:
             if clock() - sampled_at >= SAMPLE_SECONDS:
                 sampled_at = clock()
                 log.tell_overdue()
+                if (now := db.open_connections()["local"]) < open_:
+                    heap.give_back()
+                open_ = now
                 for instance in self._built.instances.values():
                     instance.counts.recent.sample(instance.counts.rows_written)
 

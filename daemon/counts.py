@@ -23,7 +23,7 @@ class Counts:
 
         self._name = instance
         self._metrics = metrics
-        self._log = events.get_logger().bind(instance=instance)
+        self._log = events.logger_of(instance)
 
     def suffered(self, error: WppSyncError, entity: str = "") -> None:
         """An error came now; an entity's own, or the instance's."""

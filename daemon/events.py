@@ -40,6 +40,36 @@ def silence() -> None:
     _Now.silent = True
 
 
+class _Of:
+    """A logger that knows its instance, and nothing more: there are nine for each, which write next
+    to nothing. One that is bound takes 0.4 KB."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+
+    def bind(self, **known: object) -> Logger:
+        return get_logger().bind(instance=self._instance, **known)
+
+    def debug(self, event: str, **about: object) -> None:
+        get_logger().debug(event, instance=self._instance, **about)
+
+    def info(self, event: str, **about: object) -> None:
+        get_logger().info(event, instance=self._instance, **about)
+
+    def warning(self, event: str, **about: object) -> None:
+        get_logger().warning(event, instance=self._instance, **about)
+
+    def error(self, event: str, **about: object) -> None:
+        get_logger().error(event, instance=self._instance, **about)
+
+
+def logger_of(instance: str) -> Logger:
+    """A logger of what an instance does."""
+    return _Of(instance)
+
+
 def get_logger() -> Logger:
     """A logger, to which `bind` adds what is known."""
     if _Now.silent:

@@ -24,7 +24,7 @@ class Fitness:
         self._migrator = migrator
         self._clock = clock
         self._unfit_until = self._central_failed_at = float("-inf")
-        self._log = events.get_logger().bind(instance=instance)
+        self._log = events.logger_of(instance)
 
     @property
     def central_fails(self) -> bool:

@@ -1,4 +1,4 @@
-"""Memory that is freed goes back to the system."""
+"""Memory that is freed goes back to the system, where the C library can (glibc)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _LARGE_BYTES = 262_144
 
 
 def keep_large_pieces_apart() -> None:
-    """Have each large piece of memory mapped by itself, where the C library can (glibc), so that
-    all of it goes back when it is freed. For the whole process.
+    """Have each large piece of memory mapped by itself, so that all of it goes back when it is
+    freed. For the whole process.
 
     As glibc is, the first such piece that is freed makes it take all others of that size from among
     the small ones, where they leave holes: 220 KB for each of a thousand connections.
@@ -21,3 +21,15 @@ def keep_large_pieces_apart() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def give_back() -> None:
+    """Give back what lies free among what is used, page by page. It takes some milliseconds where
+    there is much of it: for when much was freed.
+
+    The smaller buffers of open connections are taken from among the small pieces. Where a thousand
+    of them have closed, they leave 15 MB.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -68,7 +68,7 @@ class Hold:
         self._taken = Bell()
         """There is a connection to be kept."""
 
-        self._log = events.get_logger().bind(instance=settings.name)
+        self._log = events.logger_of(settings.name)
 
     @property
     def usable(self) -> bool:

@@ -90,7 +90,7 @@ class Instance:
         """Whoever has it may have comparisons made (`Motions.asked`)."""
 
         self._clock = shared.clock
-        self._log = events.get_logger().bind(instance=self.name)
+        self._log = events.logger_of(self.name)
         self._ready = False
         """All migrations are in effect, and nothing keeps the instance from being copied."""
 

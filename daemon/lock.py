@@ -66,7 +66,7 @@ class Lock:
 
         self._server_began = 0.0
         self._seen: tuple[int, str] = (0, "")
-        self._log = events.get_logger().bind(instance=instance)
+        self._log = events.logger_of(instance)
 
     async def take(self, connection: Connection) -> None:
         """Become the instance's only copier, or raise StandbyError."""

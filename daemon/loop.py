@@ -32,7 +32,7 @@ class Loop:
         self._listens = False
         """News ends the wait for the next turn."""
 
-        self._log = events.get_logger().bind(instance=instance.name)
+        self._log = events.logger_of(instance.name)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. The batch that is being written is finished; then it is closed."""

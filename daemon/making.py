@@ -97,7 +97,7 @@ class Maker:
         self._throttle = throttle
         self._ahead = ahead
         self._committed = committed
-        self._log = events.get_logger().bind(instance=instance)
+        self._log = events.logger_of(instance)
         self._learnt = defaultdict[str, _Learnt](lambda: _Learnt(Reach(shared.limits), Strikes()))
 
     async def look(

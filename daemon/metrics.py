@@ -119,16 +119,22 @@ class Metrics:
         self,
         instances: Iterable[InstanceSeen],
         in_flight: Mapping[str, float] = MappingProxyType({}),
-    ) -> bytes:
+    ) -> bytearray:
         """All metrics in Prometheus' text format, with what is true now of these instances, and of
-        central's tables (seconds)."""
+        central's tables (seconds).
+
+        A metric at a time: 60,000 lines of a thousand instances at once would leave holes of 10 MB
+        in the process's memory.
+        """
         self._oldest_in_flight.clear()
         for table, seconds in in_flight.items():
             self._oldest_in_flight.labels(table).set(seconds)
         for role, number in db.open_connections().items():
             self._connections.labels(role).set(number)
-        text: bytes = generate_latest(self.registry)
-        return text + "".join(seen.written(list(instances))).encode()
+        text = bytearray(generate_latest(self.registry))
+        for metric in seen.written(list(instances)):
+            text += metric.encode()
+        return text
 
     def forget(self, instance: str) -> None:
         """Remove what was counted for an instance that is gone."""

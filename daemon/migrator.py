@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from daemon import events, schema
@@ -46,7 +46,7 @@ class Migrator:
         self.history: tuple[Applied, ...] | None = None
         """What has run here; None: not known yet."""
 
-        self.journal: dict[str, Recorded] = {}
+        self.journal: Mapping[str, Recorded] = {}
         self.warnings: tuple[str, ...] = ()
         """What is odd about the history of this database."""
 
@@ -60,7 +60,7 @@ class Migrator:
         self._note = f"{instance} migrate"
         self._shared = shared
         self._metrics = metrics
-        self._log = events.get_logger().bind(instance=instance)
+        self._log = events.logger_of(instance)
         self._reminder: asyncio.TimerHandle | None = None
 
     @property
@@ -85,7 +85,7 @@ class Migrator:
 
     async def recorded(
         self, connection: Connection
-    ) -> tuple[tuple[Applied, ...], dict[str, Recorded]]:
+    ) -> tuple[tuple[Applied, ...], Mapping[str, Recorded]]:
         """What stands written in the database: history and journal. Raises DatabaseError."""
         history, journal = await runner.record(connection, self._note)
         return history, journal or {}

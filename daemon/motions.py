@@ -79,7 +79,7 @@ class Motions(Mapping[str, Motion]):
         self._maker = maker
         self._news = news
         self._counts = counts
-        self._log = events.get_logger().bind(instance=self._name)
+        self._log = events.logger_of(self._name)
         self._retry_at: dict[str, float] = {}
         self._derive_at: dict[str, float] = {}
         """When that is tried again which could not be derived; the entity does not wait for it."""

@@ -76,15 +76,11 @@ async def get_sync_status(instance: Instance) -> dict[str, Any]:
         return status(instance, "failed", error)
 
 
-async def get_all_status(instances: Mapping[str, Instance]) -> dict[str, Any]:
+async def each_status(instances: Mapping[str, Instance]) -> AsyncIterator[dict[str, Any]]:
     """The status of each of these, from memory where a loop of this process runs: what nobody here
     knows of one that another daemon copies is null."""
-    return {
-        "instances": [
-            status_now(each) if each.running else await get_sync_status(each)
-            for each in list(instances.values())
-        ]
-    }
+    for each in list(instances.values()):
+        yield status_now(each) if each.running else await get_sync_status(each)
 
 
 async def reset_sync_state(instance: Instance, entity: str) -> list[str]:
@@ -472,7 +468,7 @@ class _Read(NamedTuple):
     """What stands in an instance's database."""
 
     history: tuple[Applied, ...]
-    journal: dict[str, Recorded]
+    journal: Mapping[str, Recorded]
     states: dict[str, State]
     copier: Copier | None
     quarantined: dict[str, int]

@@ -4,11 +4,9 @@ for the clocks that are handed in; bounded, and gone with the process.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 
 from daemon.errors import DatabaseError, WppSyncError
 
@@ -45,8 +43,13 @@ class Recent:
         """When a pass last ended without an error, in seconds since 1970."""
 
         self._now = now
-        self._errors: deque[Suffered] = deque(maxlen=_ERRORS)
-        self._counts: deque[int] = deque(maxlen=_SAMPLES + 1)
+        self._errors: list[Suffered] = []
+        self._written: int | None = None
+        self._quiet = 0
+        """So many intervals without a row come before `_rows`: an instance that rests has nothing
+        else, and there are many."""
+
+        self._rows: list[int] = []
 
     @property
     def errors(self) -> Sequence[Suffered]:
@@ -56,8 +59,7 @@ class Recent:
     @property
     def rates(self) -> list[float]:
         """Rows per second in each of the last intervals, the newest last."""
-        counts = list(self._counts)
-        return [max(0, after - before) / SAMPLE_SECONDS for before, after in pairwise(counts)]
+        return [rows / SAMPLE_SECONDS for rows in (*[0] * self._quiet, *self._rows)]
 
     def succeeded(self) -> None:
         """A pass ended without an error now."""
@@ -72,8 +74,20 @@ class Recent:
                 known.times += 1
                 known.last_at, known.message, known.hint = now, error.message, error.hint
                 return
+        del self._errors[: 1 - _ERRORS]
         self._errors.append(Suffered(entity, error.code, kind, error.message, error.hint, now, now))
 
     def sample(self, rows_written: int) -> None:
         """So many rows were written since the start; to be told every SAMPLE_SECONDS."""
-        self._counts.append(rows_written)
+        before, self._written = self._written, rows_written
+        if before is None:
+            return
+        self._rows.append(max(0, rows_written - before))
+        if self._quiet + len(self._rows) > _SAMPLES:
+            if self._quiet:
+                self._quiet -= 1
+            else:
+                del self._rows[0]
+        while self._rows and not self._rows[0]:
+            del self._rows[0]
+            self._quiet += 1

@@ -83,35 +83,37 @@ def written(instances: Sequence[InstanceSeen]) -> Iterator[str]:
     10).
     """
     owners = [(each, f'{{wpp_instance="{_escaped(each.name)}"') for each in instances]
-    yield _head("instance_state", _STATE_SAYS)
     states = [(state, f',state="{state}"}} ') for state in STATES]
-    for seen, owner in owners:
-        begin = f"{PREFIX}instance_state{owner}"
-        yield "".join([f"{begin}{end}{int(state == seen.state)}\n" for state, end in states])
+    yield _head("instance_state", _STATE_SAYS) + "".join(
+        [
+            f"{PREFIX}instance_state{owner}{end}{int(state == seen.state)}\n"
+            for seen, owner in owners
+            for state, end in states
+        ]
+    )
     for name, says in _gauges(InstanceSeen):
-        yield _head(name, says)
-        yield from _lines(name, [(seen, f"{owner}}}") for seen, owner in owners])
+        yield _metric(name, says, [(seen, f"{owner}}}") for seen, owner in owners])
     entities = [
         (seen, f'{owner},entity="{_escaped(name)}"}}')
         for instance, owner in owners
         for name, seen in instance.entities.items()
     ]
     for name, says in _gauges(EntitySeen):
-        yield _head(name, says)
-        yield from _lines(name, entities)
+        yield _metric(name, says, entities)
 
 
 def _head(name: str, says: str) -> str:
     return f"# HELP {PREFIX}{name} {says}\n# TYPE {PREFIX}{name} gauge\n"
 
 
-def _lines(name: str, found: Iterable[tuple[EntitySeen | InstanceSeen, str]]) -> Iterable[str]:
+def _metric(name: str, says: str, found: Iterable[tuple[EntitySeen | InstanceSeen, str]]) -> str:
     value_of, begin = attrgetter(name), PREFIX + name
-    return [
+    lines = [
         f"{begin}{labels} {value}\n"
         for seen, labels in found
         if (value := value_of(seen)) is not None
     ]
+    return _head(name, says) + "".join(lines)
 
 
 def _escaped(text: str) -> str:

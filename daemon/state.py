@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from daemon.db import Connection
@@ -93,16 +94,21 @@ def _state(row: Row) -> State:
     entity, last, settled, settled_for, resync, at, rewound, instance, source = row
     return State(
         # The table is an interface, and its key compares without case: `Messages` is messages.
-        entity=(entity or b"").decode().strip().lower(),
+        entity=_text(entity).strip().lower(),
         last_synced_id=int(last or 0),
         settled_id=int(settled or 0),
         settled_for=int(settled_for or 0),
         resync=resync not in {None, b"0"},
         rewound=rewound not in {None, b"0"},
-        last_synced_at=(at or b"").decode(),
-        instance=None if instance is None else instance.decode(),
-        source=None if source is None else source.decode(),
+        last_synced_at=_text(at),
+        instance=None if instance is None else _text(instance),
+        source=None if source is None else _text(source),
     )
+
+
+@lru_cache(maxsize=4096)  # the rows of a thousand instances say much of it alike
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
 
 
 Claim = Literal["ours", "nobodys", "other source", "another's"]

@@ -16,7 +16,7 @@ looks for himself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 
 from daemon import events
@@ -95,21 +95,21 @@ class Herd:
 class Member:
     """One instance's place in the watch over one table."""
 
+    __slots__ = (
+        "_again_from", "_heeded", "_herd", "_quiet_at", "_suspect", "_table",
+        "interval", "news", "owner", "rests",
+    )  # fmt: skip
+
     def __init__(
-        self,
-        sums: Sums,
-        table: _Table,
-        news: asyncio.Event,
-        interval: float,
-        leave: Callable[[Member], None],
+        self, table: _Table, owner: str, news: asyncio.Event, interval: float, herd: Herd
     ) -> None:
-        self.sums = sums
+        self.owner = owner
         self.interval = interval
         self.news = news
         self.rests = False
         """Its instance has closed its connection, and is not to be woken together with many."""
 
-        self._leave = leave
+        self._herd = herd
         self._table = table
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
@@ -149,7 +149,13 @@ class Member:
 
     def leave(self) -> None:
         """From now on nothing is looked for."""
-        self._leave(self)
+        self._herd.forget(self)
+        self._table.leave(self)
+
+    @property
+    def sums(self) -> Sums:
+        """How its new rows are counted."""
+        return self._table.sums
 
     @property
     def quiet_at(self) -> float:
@@ -189,16 +195,16 @@ class _Table:
             self._interval = min((each.interval for each in self.each_member()), default=0.0)
         return self._interval
 
-    def join(self, owner: str, member: Member) -> None:
+    def join(self, member: Member) -> None:
         """From now on he follows it."""
-        self.members.setdefault(owner, []).append(member)
+        self.members.setdefault(member.owner, []).append(member)
         self._interval = None
 
-    def leave(self, owner: str, member: Member) -> None:
+    def leave(self, member: Member) -> None:
         """He does no more."""
-        self.members[owner].remove(member)
-        if not self.members[owner]:
-            del self.members[owner]
+        self.members[member.owner].remove(member)
+        if not self.members[member.owner]:
+            del self.members[member.owner]
         self._interval = None
 
     def each_member(self) -> Iterator[Member]:
@@ -210,18 +216,22 @@ class Standing:
     """What an instance that rests takes central to have: this sum, over these keys or over all of
     its rows. It is told when that is not so any more."""
 
+    __slots__ = (
+        "_group", "_herd", "differs", "due_at", "expected", "held_at", "interval", "keys", "news",
+        "owner",
+    )  # fmt: skip
+
     def __init__(
         self,
-        sums: Sums,
-        instance: str,
+        group: _Group,
+        owner: str,
         keys: Collection[Key] | None,
         expected: Sum,
         news: asyncio.Event,
         interval: float,
-        leave: Callable[[Standing], None],
+        herd: Herd,
     ) -> None:
-        self.sums = sums
-        self.owner = _owner(sums, instance)
+        self.owner = owner
         self.keys = keys
         self.expected = expected
         self.news = news
@@ -232,7 +242,8 @@ class Standing:
 
         self.differs = False
 
-        self._leave = leave
+        self._group = group
+        self._herd = herd
 
     def wake(self) -> None:
         """Something else is there, or nobody knows any more."""
@@ -240,7 +251,8 @@ class Standing:
 
     def leave(self) -> None:
         """From now on it is not asked."""
-        self._leave(self)
+        self._herd.forget(self)
+        self._group.standings.discard(self)
 
 
 class _Group:
@@ -252,6 +264,10 @@ class _Group:
         """Over all rows of an owner, not over some keys."""
 
         self.standings: set[Standing] = set()
+        self.due_at = float("-inf")
+        """When the first of them is to be asked for: who looks twice a second is not to go through
+        thousands of them."""
+
         self.misses = 0
         """So often in a row central has not said."""
 
@@ -303,15 +319,9 @@ class Watch:
         if (table := self._tables.get(sums)) is None:
             table = self._tables[sums] = _Table(sums)
             self._begun.put_nowait(table)
-        member = Member(
-            sums, table, news, interval, lambda member: self._leave(table, owner, member)
-        )
-        table.join(owner, member)
+        member = Member(table, owner, news, interval, self._herd)
+        table.join(member)
         return member
-
-    def _leave(self, table: _Table, owner: str, member: Member) -> None:
-        self._herd.forget(member)
-        table.leave(owner, member)
 
     async def _follow(self, table: _Table) -> None:
         while table.members:
@@ -353,21 +363,11 @@ class Watch:
         if (group := self._groups.get(key)) is None:
             group = self._groups[key] = _Group(sums, whole=keys is None)
             self._begun.put_nowait(group)
-        standing = Standing(
-            sums,
-            instance,
-            keys,
-            expected,
-            news,
-            interval,
-            lambda standing: self._rest_no_more(group, standing),
-        )
+        owner = _owner(sums, instance)
+        standing = Standing(group, owner, keys, expected, news, interval, self._herd)
         group.standings.add(standing)
+        group.due_at = standing.due_at
         return standing
-
-    def _rest_no_more(self, group: _Group, standing: Standing) -> None:
-        self._herd.forget(standing)
-        group.standings.discard(standing)
 
     @property
     def spread(self) -> float:
@@ -384,8 +384,11 @@ class Watch:
     async def compare(self, group: _Group) -> None:
         """Ask for what those who rest expect, where it is time."""
         now = self._clock()
+        if group.due_at > now:
+            return
         due = [each for each in group.standings if each.due_at <= now]
         if not due:
+            group.due_at = min((each.due_at for each in group.standings), default=now)
             return
         found = await self._sums(group, due)
         for each in due:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
@@ -25,6 +26,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def json_answer(data: object, status: int = 200) -> web.Response:
     # Escaped to ASCII: what a client sent, half a surrogate pair, say, may stand in an error.
     return web.json_response(data, status=status)
+
+
+async def instances_answer(each: AsyncIterator[object]) -> web.Response:
+    """As `json_answer` of all of them: of a thousand it is 7 MB, and the objects together would be
+    three times that."""
+    text = bytearray(b'{"instances": [')
+    separator = b""
+    async for told in each:
+        text += separator + json.dumps(told).encode()
+        separator = b", "
+    text += b"]}"
+    return web.Response(body=text, content_type="application/json", charset="utf-8")
 
 
 def error_answer(status: int, code: str, message: str, hint: str = "") -> web.Response:

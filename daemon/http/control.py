@@ -20,6 +20,7 @@ from daemon.http.answers import (
     Handler,
     bug,
     errors_as_json,
+    instances_answer,
     json_answer,
     path_of,
     status_of,
@@ -122,7 +123,7 @@ class ControlApi:
         return json_answer(told | {"instances": list(self._instances)})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return json_answer(await operations.get_all_status(self._instances))
+        return await instances_answer(operations.each_status(self._instances))
 
     async def _instance(self, request: web.Request) -> web.Response:
         return json_answer(await operations.get_sync_status(self._pick(request)))

@@ -7,14 +7,21 @@ default that is this machine alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 
 from aiohttp import web
 
 from daemon import operations, page
 from daemon.errors import UsageError
-from daemon.http.answers import MAX_BODY, Handler, error_answer, errors_as_json, json_answer
+from daemon.http.answers import (
+    MAX_BODY,
+    Handler,
+    error_answer,
+    errors_as_json,
+    instances_answer,
+    json_answer,
+)
 from daemon.instance import Instance
 from daemon.metrics import CONTENT_TYPE, Metrics
 from daemon.status import seen, status_now
@@ -124,8 +131,11 @@ class PublicApi:
                 403, "forbidden", "the status is not told here",
                 hint="set http.status: true, or ask the control socket",
             )  # fmt: skip
-        told = [status_now(instance) for instance in self._instances.values()]
-        return json_answer({"instances": told})
+        return await instances_answer(self._each_status())
+
+    async def _each_status(self) -> AsyncIterator[object]:
+        for instance in list(self._instances.values()):
+            yield status_now(instance)
 
     # --- for people -------------------------------------------------------------------------------
 

@@ -6,16 +6,17 @@ commits by itself. Both tables come into being with the first migration, which a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 from daemon.db import Connection
 from daemon.errors import MissingError
 from daemon.migrations.drift import Recorded, reached
 from daemon.migrations.files import Migration
-from daemon.sql import Statement
+from daemon.sql import Row, Statement
 
 JournalState = Literal["ready", "running", "failed", "done"]
 
@@ -41,10 +42,10 @@ async def history(connection: Connection, note: str) -> tuple[Applied, ...]:
         )
     except MissingError:
         return ()  # the first migration creates it
-    return tuple(Applied(*map(_text, row)) for row in rows)
+    return _history(tuple(rows))
 
 
-async def read(connection: Connection, note: str) -> dict[str, Recorded] | None:
+async def read(connection: Connection, note: str) -> Mapping[str, Recorded] | None:
     """The journal by migration; None when there is none yet."""
     try:
         rows = await connection.fetch(
@@ -57,17 +58,32 @@ async def read(connection: Connection, note: str) -> dict[str, Recorded] | None:
         )
     except MissingError:
         return None
+    return _journal(tuple(rows))
+
+
+# A thousand databases say the same, but for the times: each row is kept once, and so is the whole
+# of what many say.
+
+
+@lru_cache(maxsize=64)
+def _history(rows: tuple[Row, ...]) -> tuple[Applied, ...]:
+    return tuple(_applied(*map(_text, row)) for row in rows)
+
+
+@lru_cache(maxsize=64)
+def _journal(rows: tuple[Row, ...]) -> Mapping[str, Recorded]:
     found: dict[str, Recorded] = {}
     for row in rows:
         id_, origin, checksum, statement, statements, *rest = map(_text, row)
         found[id_] = _recorded(id_, origin, checksum, int(statement), int(statements), *rest)
-    return found
+    return MappingProxyType(found)
 
 
+_applied = lru_cache(maxsize=1024)(Applied)
 _recorded = lru_cache(maxsize=1024)(Recorded)
 
 
-@lru_cache(maxsize=4096)  # a thousand databases say the same
+@lru_cache(maxsize=4096)
 def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 

@@ -8,7 +8,7 @@ with another definition is refused. What changes rows commits together with its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.db import Connection
@@ -88,7 +88,7 @@ async def look(connection: Connection, migrations: Sequence[Migration], note: st
 
 async def record(
     connection: Connection, note: str
-) -> tuple[tuple[Applied, ...], dict[str, Recorded] | None]:
+) -> tuple[tuple[Applied, ...], Mapping[str, Recorded] | None]:
     """What has run here, as written down: history, and journal where there is one."""
     return await journal.history(connection, note), await journal.read(connection, note)
 

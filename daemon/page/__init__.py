@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from daemon.recent import Recent, Suffered
 from daemon.seen import InstanceSeen
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # Nothing but what this server itself sends, and nothing inline.
 POLICY = (
@@ -234,6 +235,9 @@ def moment(at: datetime | str | None) -> str:
 
 @cache
 def _environment() -> Environment:
+    # Here, because nobody may ever look: 3 MB.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     made = Environment(
         loader=PackageLoader("daemon.page"),
         autoescape=True,

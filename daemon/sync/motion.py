@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from daemon import state
 from daemon.aio import Clock
@@ -51,8 +49,10 @@ class Resting:
     head: int
     hot_rows: int | None
     compared_before_at: float | None
-    leave: Callable[[], None]
-    """Central's sums are asked for it, too, until then."""
+    instance: str
+    plan: Plan
+    central: Central
+    """Its sums are asked for it, too, until `end`."""
 
     round_due_at: float | None
     """When its table is to be compared, where nobody else looks meanwhile."""
@@ -93,7 +93,7 @@ class Resting:
 
     def end(self, *, member: bool = True) -> None:
         """Nobody has to be told any more; `member` False: its place goes to another motion."""
-        self.leave()
+        self.central.leave(self.plan, self.instance)
         for each in self.standings:
             each.leave()
         if self.member is not None:
@@ -371,7 +371,9 @@ class Motion:
             head=self.head,
             hot_rows=self.hot_rows,
             compared_before_at=self.compared_once_at,
-            leave=partial(self._central.leave, self.plan, instance),
+            instance=instance,
+            plan=self.plan,
+            central=self._central,
             # All have to open their connections for it.
             round_due_at=self._round_due_at(watch.spread) if self.incremental else None,
         )

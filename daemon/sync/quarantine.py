@@ -53,6 +53,8 @@ class Strikes:
     """Refusals in a row, over all batches of an entity. A table that takes nothing is an entity's
     failure, not a million quarantined rows."""
 
+    __slots__ = ("_in_batch", "_last", "_most", "count")
+
     def __init__(self, most: int | None = MOST_STRIKES) -> None:
         self.count = 0
         self._most = most  # None: rows that were refused before are tried again, and may all fail

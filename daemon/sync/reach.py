@@ -25,6 +25,8 @@ class Reach:
     time that it took to write them.
     """
 
+    __slots__ = ("_limits", "most", "rows", "span")
+
     FAST = 0.2
     _SLOW = 1.0
     _LEAST = 1_000

@@ -46,6 +46,38 @@ async def test_an_event_set_before_the_wait_is_not_lost(kind: type[asyncio.Event
     assert not others()
 
 
+async def test_who_waits_for_bells_takes_no_task_and_leaves_nothing() -> None:
+    bells = [Bell() for _ in range(3)]
+    waiting = [asyncio.ensure_future(wait_first(3600.0, *bells)) for _ in range(2)]
+    waiting += [asyncio.ensure_future(wait_first(MOMENT, *bells))]
+    await settle()
+    assert others() == set(waiting)
+    assert await waiting[2] is False
+    waiting[1].cancel()
+    await settle()
+    bells[1].set()
+    bells[2].set()
+    assert await waiting[0] is True
+    assert not any(bell.listeners for bell in bells)
+
+
+async def test_a_bell_is_an_event() -> None:
+    bell = Bell()
+    waiting = [asyncio.ensure_future(bell.wait()) for _ in range(2)]
+    await settle()
+    assert not any(each.done() for each in waiting)
+    waiting[1].cancel()
+    await settle()
+    bell.set()
+    bell.clear()  # before anybody's turn has come
+    assert await waiting[0] is True
+    assert not bell.is_set()
+    assert not bell.listeners
+    bell.set()
+    assert await bell.wait() is True
+    assert repr(bell) == "<Bell set>"
+
+
 @kinds
 async def test_a_timeout_is_told_from_an_event(kind: type[asyncio.Event]) -> None:
     event = kind()

@@ -47,7 +47,7 @@ def _binds_instance(tree: ast.AST, call: ast.Call) -> bool:
     return any(
         isinstance(each, ast.ClassDef)
         and each.lineno <= call.lineno <= (each.end_lineno or 0)
-        and re.search(r"self\._log = events\.get_logger\(\)\.bind\(instance=", ast.unparse(each))
+        and re.search(r"self\._log = events\.logger_of\(", ast.unparse(each))
         for each in ast.walk(tree)
     )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from daemon.errors import RowError, SchemaError, TransientError, WppSyncError
-from daemon.recent import Recent, Suffered
+from daemon.recent import SAMPLE_SECONDS, Recent, Suffered
 
 BEGAN = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -54,3 +57,21 @@ def test_hundreds_of_rows_push_no_other_error_out() -> None:
     rows = (RowError("local nunes", 1406, f"row {row}: too long") for row in range(500))
     told = suffering.of(*rows, entity="messages")
     assert [(each.entity, each.times) for each in told] == [("messages", 500), ("chats", 1)]
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 250]), max_size=200))
+def test_the_rates_are_those_of_the_last_five_minutes(rows: list[int]) -> None:
+    recent, written = Recent(), 7
+    recent.sample(written)
+    for each in rows:
+        written += each
+        recent.sample(written)
+    assert recent.rates == [each / SAMPLE_SECONDS for each in rows[-60:]]
+
+
+def test_of_an_instance_without_rows_no_figures_are_kept() -> None:
+    recent = Recent()
+    for _ in range(100):
+        recent.sample(42)
+    assert recent.rates == [0.0] * 60
+    assert recent._rows == []

@@ -163,6 +163,22 @@ async def test_while_central_is_busy_sums_are_asked_for_less_often_but_asked_for
     assert await asked_within(400) == pytest.approx(40, abs=1)
 
 
+async def test_who_begins_to_rest_is_asked_for_at_once_whoever_else_is_not_due() -> None:
+    central, now = Played(), [100.0]
+    watch = watch_over(central, lambda: now[0])
+    watch.expect(sums("contacts"), "nunes", None, (10, 1), asyncio.Event(), 10.0)
+    (group,) = watch._groups.values()
+    await watch.compare(group)
+    later = watch.expect(sums("contacts"), "nunes", None, (10, 1), asyncio.Event(), 60.0)
+    for _ in range(3):
+        await watch.compare(group)
+    assert later.held_at == 100.0
+    assert len(central.asked) == 2
+    now[0] = 110.0
+    await watch.compare(group)
+    assert len(central.asked) == 3, "the first one is due again"
+
+
 async def test_what_nobody_follows_is_not_looked_at() -> None:
     central = Played()
     watch = watch_over(central)
