@@ -424,8 +424,7 @@ async def connect(
                 raise asyncio.CancelledError
     except _DRIVER_ERRORS as error:
         raise _cannot_connect(server, name, error) from error
-    if role == "local":
-        driver.slim(raw)
+    driver.slim(raw, driver.LITTLE_BYTES if role == "local" else driver.PAGE_BYTES)
     connection = Connection(raw, server, name, role, longest_silence)
     try:
         await connection.set_up()

@@ -60,17 +60,22 @@ def offers_bulk(raw: Any) -> bool:
     return not unfit() and getattr(raw, "_bulk_supported", False) is True
 
 
-_LITTLE_BYTES = 16_384
+LITTLE_BYTES = 16_384
+"""For a connection that mostly hears short answers."""
+
+PAGE_BYTES = 65_536
+"""For one that hears long ones: what came at once is taken apart at once, and everybody else's
+answers wait for it, 3 ms here with 256 KiB of messages."""
 
 
-def slim(raw: Any) -> None:
-    """Have a connection that mostly hears short answers listen with a small buffer, in place of
-    the 256 KiB that the driver gives to each. For a longer answer the driver makes it larger."""
+def slim(raw: Any, size: int) -> None:
+    """Have a connection listen with a small buffer, in place of the 256 KiB that the driver gives
+    to each. For a longer row the driver makes it larger."""
     listener = getattr(raw, "_proto", None)
     if unfit() or listener is None or listener.length > listener.pos:
         return
     listener.pos = listener.length = 0
-    listener.buffer = bytearray(_LITTLE_BYTES)
+    listener.buffer = bytearray(size)
 
 
 def abort(raw: Any) -> None:

@@ -159,6 +159,12 @@ class Plan:
             return int(row[0] or 0)
         return tuple(int(part or 0) for part in row[:width])
 
+    def keys(self, rows: Sequence[Row]) -> list[Key]:
+        """The keys of many rows."""
+        if len(self.entity.key) == 1:
+            return [int(row[0] or 0) for row in rows]
+        return [self.key(row) for row in rows]
+
     def told(self, rows: Sequence[Row]) -> list[Row]:
         """Central's rows as local is told them."""
         if not self.encoded:

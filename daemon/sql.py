@@ -773,15 +773,19 @@ def between_keys(
     columns: Sequence[str],
     key: str,
     *,
+    filled: Sequence[str] = (),
     first: int,
     last: int,
     limit: int,
     note: str,
 ) -> Statement:
-    """Rows with first <= key <= last in the order of the primary key, at most `limit`."""
+    """Rows with first <= key <= last in the order of the primary key, at most `limit`; only those
+    that have something in these columns."""
+    only = "".join(f" AND {quote(column)} IS NOT NULL" for column in filled)
     return Statement(
         f"SELECT {names(columns)} FROM {quote(table)} FORCE INDEX (PRIMARY)"
-        f" WHERE {quote(key)} >= %s AND {quote(key)} <= %s ORDER BY {quote(key)} LIMIT %s",
+        f" WHERE {quote(key)} >= %s AND {quote(key)} <= %s{only}"
+        f" ORDER BY {quote(key)} LIMIT %s",
         (first, last, limit),
         note,
     )

@@ -185,7 +185,8 @@ class Committer:
         stand with the rows. Raises NotAheadError where nothing has changed, and the rows are to be
         written by `commit`.
         """
-        if not self.excluded.isdisjoint(self.plan.key(row) for row in rows):
+        keys = self.plan.keys(rows)
+        if not self.excluded.isdisjoint(keys):
             raise NotAheadError
         began = self._clock()
         async with ahead.transaction(connection, self.plan, rows, turn, self.note):
@@ -193,7 +194,7 @@ class Committer:
             following = self._following(watermark, settled)
             await state.locked(connection, self.state, self.note)
             await ahead.see_the_lock(connection, self.connection, self.note)
-            await self._derive({self.plan.key(row) for row in rows}, connection)
+            await self._derive(keys, connection)
             await state.write(connection, following, self.note)
         change = _Change(len(rows), 0, {}, frozenset(), retried=False)
         self._strikes.taken()
@@ -315,7 +316,7 @@ class Committer:
         if len(self.quarantined | set(refused)) > quarantine.MOST_ROWS:
             raise quarantine.note_full(self.entity)
         await quarantine.put(self.connection, self.entity, refusals, self.note)
-        written = {self.plan.key(row) for row in rows}
+        written = set(self.plan.keys(rows))
         released = frozenset((written - set(refused) | set(release)) & self.excluded)
         await quarantine.release(self.connection, self.entity, released, self.note)
         await local.delete(self.connection, self.plan, delete, self.note)
@@ -329,7 +330,7 @@ class Committer:
         """What is derived follows, in this connection's transaction. Raises SchemaError where a
         derived table refuses a row that the table itself has taken: no row is at fault."""
         # Only entities with a key of one column have derived tables.
-        keys = [sql.parts(key)[0] for key in touched] if self.derived else []
+        keys = [key for key in touched if isinstance(key, int)] if self.derived else []
         for table in self.derived:
             try:
                 await table.update(connection, keys, self.note)

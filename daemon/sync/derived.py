@@ -129,7 +129,8 @@ class DerivedTable:
         """The groups whose derived row, with one of these keys, may be their latest no more."""
         ((highest,),) = await connection.fetch(sql.highest(self.target, self.key, note))
         # A new row's key is above all that was derived so far: it need not be looked for.
-        known = [key for key in keys if highest is not None and key <= int(highest)]
+        top = None if highest is None else int(highest)
+        known = [key for key in keys if top is not None and key <= top]
         if not known:
             return set()
         statement = sql.outdated(
@@ -175,9 +176,11 @@ class DerivedTable:
         """
         columns = [*self.group, *self.latest_by]
         limit = 2 * len(keys)
+        # No more rows than that can stand there: so those of no group may be passed over.
+        dense = keys[-1] - keys[0] < limit
         between = await connection.fetch(
             sql.between_keys(
-                self.source, columns, self.key,
+                self.source, columns, self.key, filled=self.group if dense else (),
                 first=keys[0], last=keys[-1], limit=limit, note=note,
             )
         )  # fmt: skip
