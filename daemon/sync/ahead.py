@@ -188,7 +188,9 @@ class Ahead:
 
 class Convoy(Generic[P]):
     """Pages that are read one after the other, written at the same time on several connections, and
-    committed in order. It ends with the last one, or behind the first that could not be written."""
+    committed in order. One more is read meanwhile: a connection that has nothing to write is a core
+    that has nothing to do. It ends with the last one, or behind the first that could not be
+    written."""
 
     def __init__(
         self,
@@ -202,7 +204,7 @@ class Convoy(Generic[P]):
         """A page could not be read or written."""
 
         self._first: P | None = first
-        self._last = first
+        self._coming: asyncio.Future[P | None] | None = None
         self._following = following
         self._write = write
         self._unwritten: list[P] = []
@@ -220,7 +222,12 @@ class Convoy(Generic[P]):
             except NotAheadError:
                 self.broken = True
 
-        await to_the_end(self._lane(first), beside())
+        try:
+            await to_the_end(self._lane(first), beside())
+        finally:
+            if self._coming is not None:  # nobody writes it any more
+                self._coming.cancel()
+                await asyncio.gather(self._coming, return_exceptions=True)
 
     async def _lane(self, connection: Connection) -> None:
         while (read := await self._read()) is not None:
@@ -243,15 +250,16 @@ class Convoy(Generic[P]):
                 return None
             # A page is kept no longer than it is needed: it may have megabytes.
             page, self._first = self._first, None
-            if page is None:
+            if self._coming is not None:
+                coming, self._coming = self._coming, None
                 try:
-                    page = await self._following(self._last, self._unwritten)
+                    page = await coming
                 except BaseException:
                     self.broken = True  # the other one does not ask once more
                     raise
             if page is None:
                 return None
-            self._last = page
             self._unwritten.append(page)
+            self._coming = asyncio.ensure_future(self._following(page, self._unwritten))
             before, self._turn = self._turn, asyncio.get_running_loop().create_future()
             return page, before, self._turn

@@ -1,8 +1,8 @@
 """A pass, turn by turn: every entity of an instance up to the head that stands when its turn comes.
 
-Entities take turns of about a second, so that the first sync of a large one does not keep the
-others' new rows waiting. An entity's own trouble (its schema, its rows) ends its part of the pass
-and nobody else's; trouble with a server ends the pass.
+Entities take turns of about a second (three where one is alone), so that the first sync of a large
+one does not keep the others' new rows waiting. An entity's own trouble (its schema, its rows) ends
+its part of the pass and nobody else's; trouble with a server ends the pass.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from daemon.sync.motion import Motion
 _OF_A_TABLE = frozenset({1142, 1143, 1370})
 
 _TURN_SECONDS = 1.0
+
+_ALONE_SECONDS = 3.0
+"""A turn while no other entity waits for its own: where one ends and the next begins, the local
+server has nothing to do for a while (a twentieth of a second of a first sync here)."""
 
 
 def is_entitys_own(error: WppSyncError) -> bool:
@@ -83,12 +87,13 @@ async def take_turns(
     Raises TransientError for a server's trouble.
     """
     result = PassResult(rows=dict.fromkeys(motions, 0))
+    seconds = _TURN_SECONDS if len(motions) > 1 else _ALONE_SECONDS
     for entity, motion in motions.items():
         if stop.is_set():
             result.unfinished.add(entity)
             continue
         try:
-            step = await motion.step(stop, _TURN_SECONDS, background=background)
+            step = await motion.step(stop, seconds, background=background)
         except (StateMovedError, PlanChangedError) as change:
             result.moved[entity] = change
             continue

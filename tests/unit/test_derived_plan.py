@@ -271,6 +271,13 @@ WHERE = Statement("`contact_id` = %s", (5,))
             " ORDER BY `id` LIMIT 4",
         ),
         (
+            sql.between_keys(
+                "t", ["a"], "id", filled=("a", "b"), first=1, last=9, limit=4, note=""
+            ),
+            "SELECT `a` FROM `t` FORCE INDEX (PRIMARY) WHERE `id` >= 1 AND `id` <= 9"
+            " AND `a` IS NOT NULL AND `b` IS NOT NULL ORDER BY `id` LIMIT 4",
+        ),
+        (
             sql.outdated(
                 "d", "s", "id", ["a", "b"], [sql.same_in_both("instance", True)], ["at"], [7], ""
             ),

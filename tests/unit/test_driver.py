@@ -84,7 +84,7 @@ def test_a_connection_is_made_slim_only_where_nothing_is_lost_by_it(
     monkeypatch.setattr(driver, "__version__", "0.2.18")
     heard, unread = listening(pos=70, length=70), listening(pos=70, length=71)
     for raw in (heard, unread, SimpleNamespace()):
-        driver.slim(raw)
+        driver.slim(raw, driver.LITTLE_BYTES)
     assert (heard._proto.pos, heard._proto.length) == (0, 0)
     assert len(heard._proto.buffer) == 16_384
     assert (unread._proto.pos, unread._proto.length) == (70, 71)
@@ -95,5 +95,5 @@ def test_a_connection_is_made_slim_only_where_nothing_is_lost_by_it(
 def test_a_driver_that_is_not_known_keeps_its_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "__version__", "9.9.9")
     raw = listening()
-    driver.slim(raw)
+    driver.slim(raw, driver.LITTLE_BYTES)
     assert len(raw._proto.buffer) == 262_144
