@@ -271,7 +271,7 @@ class Incremental:
         async def following(last: _Read, unwritten: Sequence[_Read]) -> _Read | None:
             if last.page.end >= upto or self._enough(unwritten, stop, deadline):
                 return None
-            # Two are in memory in place of one.
+            # Three are in memory, one of them read ahead, in place of two whole ones.
             return await self._read(last.page.end, upto, unwritten, parts=2)
 
         async def write(connection: Connection, read: _Read, turn: Turn) -> None:

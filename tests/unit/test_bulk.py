@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -56,6 +57,16 @@ def test_what_is_packed_is_what_was_given(
     assert all(types == [0xFC if flag else 0xFD for flag in binary] for types, _ in found)
     for packet in packets:
         assert len(packet) <= most or len(list(unpacked(packet, 3))) == 1
+
+
+def test_the_first_packet_is_small_and_the_next_ones_grow() -> None:
+    """The server has nothing to do until the first one is there."""
+    most = 512 << 10
+    sizes = [len(each) for each in bulk.packets([(b"v" * 400,)] * 5_000, [False], most)]
+    assert sizes[0] <= most // 10
+    assert all(before < after for before, after in pairwise(sizes[:3]))
+    assert len(sizes) <= 6
+    assert most * 0.9 < max(sizes) <= most
 
 
 @pytest.mark.parametrize("size", [250, 251, 65_535, 65_536, (1 << 24) - 1, 1 << 24])

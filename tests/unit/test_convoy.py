@@ -121,6 +121,34 @@ async def test_two_are_written_at_the_same_time() -> None:
     assert set(table.wrote.values()) == {FIRST, SECOND}
 
 
+async def test_one_page_is_read_ahead_and_no_more() -> None:
+    """A connection that has written its page has the next one at once."""
+    table = Table([(0, 10**9, "well")] * 9)
+    read: list[int] = []
+
+    async def following(last: int, unwritten: Sequence[int]) -> int | None:
+        read.append(last + 1)
+        return await table.following(last, unwritten)
+
+    task = asyncio.ensure_future(Convoy(0, following, table.write).run(FIRST, second()))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert table.at_once == 2
+    assert read == [1, 2]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_is_being_read_is_let_go_when_nobody_is_to_write_it() -> None:
+    table = Table([(0, 0, "well"), (10**9, 0, "refused"), (0, 0, "well")])
+    driven = convoy(table)
+    await asyncio.wait_for(driven.run(FIRST, second()), 5)
+    assert (table.committed, driven.broken) == ([0], True)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_what_fails_on_one_lets_the_other_end_its_page() -> None:
     """Broken off, the first connection would be closed, and the lock lost with it."""
     table = Table([(0, 9, "well"), (0, 1, "lost"), (0, 0, "well")])
