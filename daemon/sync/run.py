@@ -30,7 +30,7 @@ _TURN_SECONDS = 1.0
 
 _ALONE_SECONDS = 3.0
 """A turn while no other entity waits for its own: where one ends and the next begins, the local
-server has nothing to do for a while (a twentieth of a second of a first sync here)."""
+server has nothing to do for a while: the pages under way end, and one is read."""
 
 
 def is_entitys_own(error: WppSyncError) -> bool:
