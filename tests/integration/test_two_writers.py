@@ -17,6 +17,7 @@ from daemon import local as rows_to_local
 from daemon.db import Connection
 from daemon.errors import TransientError
 from daemon.instance import Instance
+from daemon.reads import Page, Wanted
 from daemon.schema import Plan
 from daemon.sql import Row, Statement
 from tests import mirror
@@ -387,10 +388,10 @@ async def test_central_is_asked_once_for_a_page_that_it_does_not_give(
     async with one(write_config(central, {"nunes": local}, sync=SYNC)) as instance:
         page, asked = instance.shared.central.page, 0
 
-        async def hangs(*args: Any, **bounds: Any) -> Any:
+        async def hangs(wanted: Wanted, *, live: bool) -> Page:
             nonlocal asked
-            if bounds["after"] < 100:
-                return await page(*args, **bounds)
+            if wanted.after < 100:
+                return await page(wanted, live=live)
             asked += 1
             await asyncio.sleep(0.1)
             raise TransientError("central", 1969, "too long")
