@@ -39,6 +39,9 @@ _ROWS_AT_ONCE = 16
 """Small rows taken from a long result before their size is looked at: a third less CPU than
 singly."""
 
+_LONG_BYTES = 4 << 20
+"""A row that its columns keep below that is taken with others all the same: TEXT has 64 KiB."""
+
 # What a server notes on a statement the driver logs as it came, if it asks (`QuietCursor`).
 logging.getLogger("asyncmy").setLevel(logging.ERROR)
 
@@ -361,8 +364,8 @@ class Connection:
     async def fetch_bounded(
         self, statement: Statement, max_bytes: int, limit: int
     ) -> tuple[list[Row], int]:
-        """The first rows of a result, until they hold `max_bytes`, or little more where rows are
-        alike; and how many bytes they hold.
+        """The first rows of a result, until they hold `max_bytes`, or little more (one row, where
+        rows may be long); and how many bytes they hold.
 
         The statement yields at most `limit` rows. Where it is cut before, the connection is closed
         instead of read to the end: the protocol has no way to ask a server to stop, and the rest
@@ -374,6 +377,7 @@ class Connection:
         async with self._guarded("default"):
             cursor = self._raw.cursor(SSCursor)
             await cursor.execute(text)
+            most = 1 if _may_be_long(cursor) else _ROWS_AT_ONCE
             while size < max_bytes or len(rows) >= limit:
                 some = await cursor.fetchmany(at_once)
                 rows += some
@@ -384,7 +388,7 @@ class Connection:
                     return rows, size
                 # Of large rows no more than there is room for: they may have megabytes each.
                 room = (max_bytes - size) * len(some) // max(1, added)
-                at_once = max(1, min(_ROWS_AT_ONCE, room))
+                at_once = max(1, min(most, room))
         self.discard()
         return rows, size
 
@@ -519,6 +523,14 @@ async def connect(
         connection.discard()
         raise
     return connection
+
+
+def _may_be_long(cursor: SSCursor) -> bool:
+    """Whether rows can be so long that several must not be taken unseen: nothing that came before
+    tells of the next one's length. By the columns' types, as the server describes them."""
+    # The driver keeps an unsigned number of 32 bits in a signed one.
+    lengths = [column[3] & 0xFFFFFFFF for column in cursor.description or ()]
+    return sum(lengths) > _LONG_BYTES
 
 
 def _cannot_connect(server: Server, name: str, error: BaseException) -> DatabaseError:

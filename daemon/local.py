@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from daemon import bulk, sql
 from daemon.aio import together
@@ -74,7 +74,11 @@ def upsert_at_once(
 
 
 def _goes_in_bulk(connection: Connection, rows: Sequence[Row]) -> bool:
-    return connection.bulk and len(rows) >= BULK_ROWS
+    """Many rows, or long ones: a literal may be twice as long as its value, and then not fit."""
+    if not connection.bulk or len(rows) >= BULK_ROWS:
+        return connection.bulk
+    size = sum(map(len, filter(None, chain.from_iterable(rows))))
+    return 2 * size > min(_STATEMENT_BYTES, int(connection.max_packet * _PACKET_SHARE))
 
 
 def _upsert_frame(plan: Plan, note: str) -> tuple[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from tests import mirror
 from tests.in_process import a_pass, one
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases, Pair
+    from tests.conftest import Databases, Pair, Servers
 
 WriteConfig = Callable[..., Path]
 
@@ -46,6 +47,30 @@ async def test_it_is_used_where_the_server_has_it(
         await a_pass(instance)
     assert len(used) == (1 if pair.local == "mariadb" else 0), "not for a single row"
     assert mirror.differences(central, local) == ""
+
+
+async def test_a_long_row_that_comes_alone_goes_as_it_would_with_others(
+    databases: Databases, servers: Servers, write_config: WriteConfig, pair: Pair, used: list[int]
+) -> None:
+    """As a literal its quotes would be doubled, and it would not fit."""
+    central, local = databases
+    servers.local.execute("SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        async with one(write_config(central, {"nunes": local})) as instance:
+            await instance.migrate(asyncio.Event())
+            for server, table in ((central, "messages"), (local, "wpp_messages")):
+                mirror.run(server, f"ALTER TABLE {table} MODIFY body LONGTEXT")
+            mirror.insert_message(central, 1, body="REPEAT(CHAR(39), 600000)")
+            await a_pass(instance)
+            quarantined = instance.motions.quarantined["messages"]
+    finally:
+        servers.local.execute("SET GLOBAL max_allowed_packet = 16777216")
+    if pair.local == "mariadb":
+        assert quarantined == 0
+        assert len(used) == 1
+        assert mirror.number(local, "SELECT LENGTH(body) FROM wpp_messages") == 600_000
+    else:
+        assert quarantined == 1, "there is no other way"
 
 
 @pytest.mark.parametrize("errno", sorted(driver.UNABLE))
