@@ -174,6 +174,7 @@ class Incremental:
         A stop request ends it after the batch that is being written.
         """
         if self.state.rewound:
+            self._rewind_noted()
             raise self._rewound("its ids began again below what was read")
         table = self.plan.entity.central
         head = await self._central.head(table, self.plan.central_key)
@@ -198,11 +199,14 @@ class Incremental:
 
     async def _heed_scans(self, head: int) -> None:
         """Pass over ids that were scanned for all, and hold nothing for us."""
+        again_from = self._watched.again_from if self._watched else None
+        if again_from is not None:
+            if again_from <= self.position:
+                await self._refuse_rewound(head, again_from)
+            self._rewind_noted()  # a reset came first: all from there on is read anew
         self._told = told = self._watched.take() if self._watched else None
         if told is None:
             return
-        if told.again_from is not None and told.again_from <= self.position:
-            await self._refuse_rewound(head, told.again_from)
         self.position = self._reading.heed(told, self.position, head)
 
     async def save(self) -> None:
@@ -541,6 +545,7 @@ class Incremental:
         """Ids are handed out again that were read. Raises RewoundError, now and until a reset."""
         table, name = self.plan.entity.central, self._entity
         if self.state.settled_for != self.state.last_synced_id > head:
+            self._rewind_noted()
             raise RewoundError(
                 f"{name}: the watermark {self.state.last_synced_id} was set above the newest id"
                 f" {head} of central {table}",
@@ -548,9 +553,15 @@ class Incremental:
                 f" {name}`",
             )
         await self.committer.mark_rewound()
+        self._rewind_noted()
         raise self._rewound(
             f"it ends at id {head} (next id {following}), but {self.position} was read already"
         )
+
+    def _rewind_noted(self) -> None:
+        """The shared scans need not tell of it any more: neither us nor who comes after us."""
+        if self._watched is not None:
+            self._watched.noted()
 
     def _rewound(self, why: str) -> RewoundError:
         return RewoundError(
