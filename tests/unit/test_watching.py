@@ -432,12 +432,12 @@ async def test_a_rewind_is_told_until_it_is_noted_to_whoever_takes_the_place() -
     member = await grown(central, watch)
     other = await grown(central, watch, instance="karsten")
     await refilled(central, watch)
-    assert member.again_from == member.again_from == 1
+    assert [member.again_from, member.again_from] == [1, 1]
     member.leave()  # it could not be written
     member = watch.join(sums("messages"), "nunes", asyncio.Event(), 0.01)
-    assert member.again_from == 1
+    assert [member.again_from] == [1]
     member.noted()
-    assert (member.again_from, other.again_from) == (None, 1), "each notes it for itself"
+    assert [member.again_from, other.again_from] == [None, 1], "each notes it for itself"
     late = watch.join(sums("messages"), "late", asyncio.Event(), 0.01)
     assert late.again_from is None, "its state row tells of a time that nobody here knows"
 
