@@ -316,9 +316,17 @@ class Central:
         return None if found is None else int(found)
 
     async def next_id(self, table: str) -> int | None:
-        """The id that the table would hand out next; None when it hands out none."""
+        """The id that the table would hand out next; None when it hands out none.
+
+        Asking is what lets ids settle that lie above the head: those of rows that were deleted.
+        """
         rows = await self._fetch("schema", sql.next_auto_increment(table, f"next id {table}"))
-        return int(rows[0][0]) if rows and rows[0][0] is not None else None
+        if not rows or rows[0][0] is None:
+            return None
+        following = int(rows[0][0])
+        last = Head(following - 1, self._clock(), float(rows[0][1] or 0))
+        self._tables[table].settling.handed_out(last)
+        return following
 
     async def page(self, wanted: Wanted, *, live: bool) -> Page:
         """The instance's rows in a range of ids. `live`: few, at the end of the table."""

@@ -135,7 +135,9 @@ async def _comparable(instance: Instance, plan: Plan, known: State, *, copied: b
     if plan.entity.motion == "whole":
         return Bounds(None, None)
     if copied:
-        return Bounds(known.position, known.settled)
+        # What of it has settled is in the copier's memory alone; nothing is deleted here, and rows
+        # in flight are looked up.
+        return Bounds(known.position, None)
     head = await instance.shared.central.head(plan.entity.central, plan.central_key)
     return Bounds(max(head.id, known.position), None)
 

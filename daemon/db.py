@@ -529,7 +529,7 @@ def _may_be_long(cursor: SSCursor) -> bool:
     """Whether rows can be so long that several must not be taken unseen: nothing that came before
     tells of the next one's length. By the columns' types, as the server describes them."""
     # The driver keeps an unsigned number of 32 bits in a signed one.
-    lengths = [column[3] & 0xFFFFFFFF for column in cursor.description or ()]
+    lengths: list[int] = [column[3] & 0xFFFFFFFF for column in cursor.description or ()]
     return sum(lengths) > _LONG_BYTES
 
 

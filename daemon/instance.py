@@ -403,8 +403,8 @@ class Instance:
                 self._active_at = self._clock()  # else it only looks, and rests again
             if self.motions.resting:
                 self.wake.set()  # the loop, which waits for long, if somebody else has asked
-                if not self.hold.was_ours:
-                    self.motions.end_rest()
+            if not self.hold.was_ours:
+                self.motions.forget_what_was_watched()
         if self.state == "standby":
             self.state = "starting"  # it stands by no more
             self.motions.count_from_now()

@@ -41,10 +41,6 @@ class Told:
     """Above this id stand rows of the instance that nobody has told it of before, or that have
     changed owner; None: none do."""
 
-    again_from: int | None = None
-    """Ids from here on are handed out once more, since the last time: the table was truncated or
-    restored; None: none are."""
-
 
 @dataclass(slots=True)
 class Reading:

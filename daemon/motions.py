@@ -256,11 +256,16 @@ class Motions(Mapping[str, Motion]):
 
     def forget_what_others_change(self) -> None:
         """Another daemon copies the instance: what was true here is not any more."""
-        self.end_rest()
+        self.forget_what_was_watched()
         self.states = {}
         self.quarantined = {}
         self.entity_errors.clear()
         self.derived_errors.clear()
+
+    def forget_what_was_watched(self) -> None:
+        """Another process has copied the instance, if only for a moment."""
+        self.end_rest()
+        self._shared.watch.forget_rewinds(self._name)
 
     def _start_over(self, entity: str, reason: str) -> None:
         self._log.info("starting over", entity=entity, reason=reason)

@@ -101,6 +101,7 @@ class Settling:
     def _forget(self) -> None:
         self._heads: list[Head] = []
         self._last: Head | None = None
+        self._handed_out = 0
         self._proven = 0
         self._clean_from: int | None = None
         self._clean_to = 0
@@ -113,7 +114,10 @@ class Settling:
         """Note a head. One that lies lower than the last begins a new history: ids were taken away
         (rows deleted, a TRUNCATE, a restore), and what was known says nothing about new ones."""
         last, self._last = self._last, head
-        if last is not None and head.id < last.id:
+        fell = last is not None and head.id < last.id
+        # Above the last head, and not new: it came late, or is handed out again.
+        came_again = last is not None and last.id < head.id <= self._handed_out
+        if fell or came_again:
             self._forget()
             self._last = head
         elif last is not None and self._jumped(last, head):
@@ -126,6 +130,19 @@ class Settling:
             if len(self._heads) > _MOST_HEADS:
                 # Every other one: an id is proven a little later, never too early.
                 self._heads = self._heads[::2]
+
+    def handed_out(self, last: Head) -> None:
+        """Note the last id that the table has handed out, visible or not: where rows were deleted
+        at its end no head shows that those have settled. It is as good as a head, as long as the
+        ids go on from there."""
+        if last.id < self._handed_out:
+            before = self._last
+            self._forget()
+            self._last = before
+        self._handed_out = last.id
+        newest = self._heads[-1].id if self._heads else self._proven
+        if last.id > newest and len(self._heads) < _MOST_HEADS:
+            self._heads.append(last)
 
     def _spacing(self) -> float:
         return min(_MARGIN / 2, (self.rule.timed or TIMED_DEFAULT) / 64)

@@ -355,9 +355,10 @@ def all_keys(
 
 
 def next_auto_increment(table: str, note: str) -> Statement:
-    """The id that the table would hand out next; NULL when it hands out none."""
+    """The id that the table would hand out next, NULL when it hands out none; and the server's
+    clock in seconds."""
     return Statement(
-        "SELECT AUTO_INCREMENT FROM information_schema.TABLES"
+        "SELECT AUTO_INCREMENT, UNIX_TIMESTAMP(SYSDATE(6)) FROM information_schema.TABLES"
         " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = %s",
         (table,),
         note,

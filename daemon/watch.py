@@ -16,6 +16,7 @@ looks for himself.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -96,14 +97,19 @@ class Member:
     """One instance's place in the watch over one table."""
 
     __slots__ = (
-        "_again_from", "_heeded", "_herd", "_quiet_at", "_suspect", "_table",
+        "_heeded", "_herd", "_instance", "_quiet_at", "_suspect", "_table",
         "interval", "news", "owner", "rests",
     )  # fmt: skip
 
     def __init__(
-        self, table: _Table, owner: str, news: asyncio.Event, interval: float, herd: Herd
+        self,
+        table: _Table,
+        instance: str,
+        news: asyncio.Event,
+        interval: float,
+        herd: Herd,
     ) -> None:
-        self.owner = owner
+        self.owner = _owner(table.sums, instance)
         self.interval = interval
         self.news = news
         self.rests = False
@@ -111,9 +117,9 @@ class Member:
 
         self._herd = herd
         self._table = table
+        self._instance = instance
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
-        self._again_from: int | None = None
         self._heeded = False
         """Nothing was told since the last `take`."""
 
@@ -131,11 +137,16 @@ class Member:
         """Nobody knows any more whether there is something."""
         self.tell(None)
 
-    def rewind(self, again_from: int) -> None:
-        """Ids from here on are handed out once more: it has to be told. Kept until it is taken: by
-        then the table may have grown past them."""
-        before = self._again_from
-        self._again_from = again_from if before is None else min(before, again_from)
+    @property
+    def again_from(self) -> int | None:
+        """Ids from here on are handed out once more: the table was truncated or restored; None:
+        none are. So until it `noted` it, also where others take its place before that: by then the
+        table may have grown past these ids, and nothing else would show it."""
+        return self._table.past.rewinds.get(self._instance)
+
+    def noted(self) -> None:
+        """That is written down, or does not concern the instance: it has read nothing there."""
+        self._table.past.rewinds[self._instance] = None
 
     def take(self) -> Told | None:
         """What is known now; None where nobody looks. What it told of is told once: whoever takes
@@ -144,8 +155,7 @@ class Member:
         if ledger is None or self._table.trouble:
             return None
         suspect, self._suspect, self._heeded = self._suspect, None, True
-        again_from, self._again_from = self._again_from, None
-        return Told(ledger.base, ledger.upto, ledger.vouched, suspect, again_from)
+        return Told(ledger.base, ledger.upto, ledger.vouched, suspect)
 
     def leave(self) -> None:
         """From now on nothing is looked for."""
@@ -163,11 +173,31 @@ class Member:
         return self._table.looked_at if self._heeded else self._quiet_at
 
 
+class _Past:
+    """What stays known of a table while nobody follows it, too."""
+
+    def __init__(self) -> None:
+        self.reached = float("-inf")
+        """The highest id that it ended at."""
+
+        self.rewinds: dict[str, int | None] = {}
+        """The instances that follow it, or have, as one whose entity failed or was paused: from
+        where on ids were handed out again that it may have read, and has not noted it yet; None:
+        it need note nothing."""
+
+    def rewind(self, again_from: int, head: int) -> None:
+        """Ids from here on are handed out once more."""
+        self.reached = head
+        for instance, before in self.rewinds.items():
+            self.rewinds[instance] = again_from if before is None else min(before, again_from)
+
+
 class _Table:
     """The watch over one table."""
 
-    def __init__(self, sums: Sums) -> None:
+    def __init__(self, sums: Sums, past: _Past) -> None:
         self.sums = sums
+        self.past = past
         self.members: dict[str, list[Member]] = {}
         self._interval: float | None = None
         self.ledger: Ledger | None = None
@@ -178,7 +208,9 @@ class _Table:
 
         self.scanned_again_at = float("-inf")
         self.fell_to: int | None = None
-        """A head below what was scanned that means nothing."""
+        """A head below one of before that meant nothing when it was asked last."""
+
+        self.fell_asked_at = float("-inf")
 
         self.failures = 0
         """So many looks have failed since the last one that did not."""
@@ -294,6 +326,7 @@ class Watch:
         self._central = central
         self._clock = clock
         self._tables: dict[Sums, _Table] = {}
+        self._pasts: dict[Sums, _Past] = defaultdict(_Past)
         self._groups: dict[tuple[Sums, bool], _Group] = {}
         self._begun = asyncio.Queue[_Table | _Group]()
         """What nobody has followed before, for `run` to begin with."""
@@ -315,13 +348,18 @@ class Watch:
     def join(self, sums: Sums, instance: str, news: asyncio.Event, interval: float) -> Member:
         """From now on `news` is set when the table has something for the instance; looked for
         every `interval` seconds, or more often. `sums`: a plan's `new_ids`."""
-        owner = _owner(sums, instance)
         if (table := self._tables.get(sums)) is None:
-            table = self._tables[sums] = _Table(sums)
+            table = self._tables[sums] = _Table(sums, self._pasts[sums])
             self._begun.put_nowait(table)
-        member = Member(table, owner, news, interval, self._herd)
+        member = Member(table, instance, news, interval, self._herd)
+        table.past.rewinds.setdefault(instance, None)
         table.join(member)
         return member
+
+    def forget_rewinds(self, instance: str) -> None:
+        """Another process has copied the instance: what its state rows say is that one's word."""
+        for past in self._pasts.values():
+            past.rewinds.pop(instance, None)
 
     async def _follow(self, table: _Table) -> None:
         while table.members:
@@ -452,17 +490,15 @@ class Watch:
     async def _look(self, table: _Table) -> None:
         began, sums = self._clock(), table.sums
         head = (await self._central.head(sums.table, sums.key[0])).id
+        if head >= table.past.reached:
+            table.past.reached, table.fell_to = head, None
+        elif (again_from := await self._rewound(table, head)) is not None:
+            table.past.rewind(again_from, head)
+            table.ledger = table.fell_to = None
+            self._wake_all(table, sure=True)
         ledger = table.ledger
         if ledger is None:
             ledger = table.ledger = Ledger(head)
-        elif (
-            head < ledger.upto
-            and (again_from := await self._rewound(table, ledger, head)) is not None
-        ):
-            ledger = table.ledger = Ledger(head)
-            for member in table.each_member():
-                member.rewind(again_from)
-            self._wake_all(table, sure=True)
         for _ in range(self.SCANS_AT_ONCE):
             if ledger.upto >= head:
                 break
@@ -481,17 +517,19 @@ class Watch:
                 self._herd.spare(member)
         table.failures = 0
 
-    async def _rewound(self, table: _Table, ledger: Ledger, head: int) -> int | None:
-        """From where on the table hands out ids again that were scanned; None: it does not. Rows
-        that were deleted at its end lower the head, too, and their ids do not come again."""
-        if table.fell_to == head:
+    async def _rewound(self, table: _Table, head: int) -> int | None:
+        """From where on the table hands out ids again that it had; None: it does not. Rows that
+        were deleted at its end lower the head, too, and their ids do not come again. A TRUNCATE
+        may come after them, and leave the head where it is: asked again now and then."""
+        fresh = self._clock() - table.fell_asked_at < self.AGAIN_SECONDS
+        if table.fell_to == head and fresh:
             return None
         following = await self._central.next_id(table.sums.table)
         if following is None:
             return head + 1
-        if following <= ledger.upto:
+        if following <= table.past.reached:
             return following
-        table.fell_to = head
+        table.fell_to, table.fell_asked_at = head, self._clock()
         return None
 
     async def _settle(self, table: _Table, ledger: Ledger) -> None:

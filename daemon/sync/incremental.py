@@ -104,6 +104,9 @@ class Incremental:
         self._told: Told | None = None
         self._reading = Reading()
         self._resync_until: int | None = None
+        self._fell_to: int | None = None
+        """A head below the position that means nothing."""
+
         self._begun = False
         self._bulk = False
         """One page is not enough to reach the head: see `throttle`."""
@@ -119,7 +122,10 @@ class Incremental:
     @property
     def watched(self) -> bool:
         """The shared scans know of all that has not settled here, and tell of what comes."""
-        return self._told is not None and self.settled >= self._told.base and not self.state.resync
+        if self._told is None or self.settled < self._told.base or self.state.resync:
+            return False
+        # Of rows that were deleted at the table's end before the scans began they know nothing.
+        return self.settled >= self.position or self.position <= max(self._told.upto, self.head)
 
     @property
     def looks_itself(self) -> float:
@@ -174,16 +180,19 @@ class Incremental:
         A stop request ends it after the batch that is being written.
         """
         if self.state.rewound:
+            self._rewind_noted()
             raise self._rewound("its ids began again below what was read")
         table = self.plan.entity.central
         head = await self._central.head(table, self.plan.central_key, watched=self.watched)
         self.head = head.id
         if self.position == 0 and not self._begun:
             await self._begin_below_zero()
-        if head.id < self.position:
-            await self._step_back_or_refuse(head.id)
+        if head.id >= self.position:
+            self._fell_to = None
+        elif head.id != self._fell_to:
+            await self._refuse_if_rewound(head.id)
         if self.state.resync and self._resync_until is None:
-            self._resync_until = head.id
+            self._resync_until = await self._last_handed_out()
         await self._heed_scans(head.id)
         deadline = self._clock() + seconds
         await self._count()
@@ -198,11 +207,14 @@ class Incremental:
 
     async def _heed_scans(self, head: int) -> None:
         """Pass over ids that were scanned for all, and hold nothing for us."""
+        again_from = self._watched.again_from if self._watched else None
+        if again_from is not None:
+            if again_from <= self.position:
+                await self._refuse_rewound(head, again_from)
+            self._rewind_noted()  # a reset came first: all from there on is read anew
         self._told = told = self._watched.take() if self._watched else None
         if told is None:
             return
-        if told.again_from is not None and told.again_from <= self.position:
-            await self._refuse_rewound(head, told.again_from)
         self.position = self._reading.heed(told, self.position, head)
 
     async def save(self) -> None:
@@ -399,9 +411,11 @@ class Incremental:
         if self._told is not None and self.watched:
             if self._reading.suspect is None:
                 self.settled = max(self.settled, min(self._told.vouched, self.position))
-        elif self.settled < self.position:
+        elif self.settled < self._to_settle:
+            if self.settled >= self.head and self._clock() - self._looked_at >= self._LOOK_SECONDS:
+                await self._last_handed_out()  # no head shows that what is left has settled
             # First the evidence, then the look, then the claim.
-            sure = min(await self._sure(), self.position)
+            sure = min(await self._sure(), self._to_settle)
             # A little even where copying took all the time: what is read behind the settled id when
             # its evidence is there has settled, and need not be looked at again.
             deadline = max(deadline, self._clock() + self._SETTLE_SECONDS)
@@ -409,6 +423,7 @@ class Incremental:
                 end, found, gone = await self._look(self.settled, sure, claim=True)
                 self.settled = end
                 late, deleted = late + found, deleted + gone
+            self.position = max(self.position, self.settled)
             if self._clock() - self._looked_at >= self._LOOK_SECONDS:
                 late += await self._look_at_tail(stop)
                 self._looked_at = self._clock()
@@ -421,6 +436,19 @@ class Incremental:
         if finished or (moved and self._clock() - saved_at >= pause):
             await self.committer.commit((), settled=self.settled, finished=finished)
         return late, deleted
+
+    @property
+    def _to_settle(self) -> int:
+        """Up to here it wants to know that nothing can appear any more: what it has read, and in a
+        full resync what stood above the head once and may stand here still."""
+        if self._resync_until is None or self.position < self.head:
+            return self.position
+        return max(self.position, self._resync_until)
+
+    async def _last_handed_out(self) -> int:
+        """The last id that the table has handed out, though its row may be deleted by now."""
+        following = await self._central.next_id(self.plan.entity.central)
+        return self.head if following is None else max(self.head, following - 1)
 
     async def _sure(self) -> int:
         """Up to here no transaction can add an id any more."""
@@ -456,7 +484,8 @@ class Incremental:
         rows, and in a full resync what only the local side has is removed. Returns end, the rows
         copied and the rows removed.
         """
-        upto = min(upto, after + self._reach.span)
+        if after < self.head:  # above it stands next to nothing, and the next id may lie far away
+            upto = min(upto, after + self._reach.span)
         theirs = await self._central.keys(
             self.plan, self._instance, after=after, upto=upto, limit=self._KEYS
         )
@@ -522,25 +551,19 @@ class Incremental:
 
     # --- rewound ----------------------------------------------------------------------------------
 
-    async def _step_back_or_refuse(self, head: int) -> None:
+    async def _refuse_if_rewound(self, head: int) -> None:
         """The head lies below what was read. Rows deleted at the end do that, and harm nothing: the
         table does not hand out their ids again. A TRUNCATE or a restore does."""
-        table = self.plan.entity.central
-        following = await self._central.next_id(table)
-        if following is not None and following > self.position:
-            # What is new will lie above the position all the same; so that this is not asked again
-            # at every poll, the position goes back to the head; and what a full resync wanted to
-            # settle beyond it is gone.
-            self.position = head
-            if self._resync_until is not None:
-                self._resync_until = min(self._resync_until, head)
-            return
-        await self._refuse_rewound(head, following)
+        following = await self._central.next_id(self.plan.entity.central)
+        if following is None or following <= self.position:
+            await self._refuse_rewound(head, following)
+        self._fell_to = head  # so that this is not asked again at every poll
 
     async def _refuse_rewound(self, head: int, following: int | None) -> NoReturn:
         """Ids are handed out again that were read. Raises RewoundError, now and until a reset."""
         table, name = self.plan.entity.central, self._entity
         if self.state.settled_for != self.state.last_synced_id > head:
+            self._rewind_noted()
             raise RewoundError(
                 f"{name}: the watermark {self.state.last_synced_id} was set above the newest id"
                 f" {head} of central {table}",
@@ -548,9 +571,15 @@ class Incremental:
                 f" {name}`",
             )
         await self.committer.mark_rewound()
+        self._rewind_noted()
         raise self._rewound(
             f"it ends at id {head} (next id {following}), but {self.position} was read already"
         )
+
+    def _rewind_noted(self) -> None:
+        """The shared scans need not tell of it any more: neither us nor who comes after us."""
+        if self._watched is not None:
+            self._watched.noted()
 
     def _rewound(self, why: str) -> RewoundError:
         return RewoundError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from daemon import grid, local
@@ -329,7 +329,9 @@ class Reconcile:
                 committer.connection, committer.plan, some, committer.note
             )
             found = differences(theirs, ours, excluded=committer.excluded, settled=bounds.settled)
-            if not self._dry_run:
+            if self._dry_run:
+                found = await self._without_what_comes(committer, found)
+            else:
                 await self._repair(committer, sorted(found.all, key=parts), bounds.upto)
             # Only now: where the repair fails, they are found once more.
             for kind in ("missing", "differing", "extra"):
@@ -340,6 +342,16 @@ class Reconcile:
                 self._metrics.reconcile_differences.labels(
                     committer.instance, committer.entity, kind
                 ).inc(len(certain))
+
+    async def _without_what_comes(self, committer: Committer, found: Differences) -> Differences:
+        """Without extra rows that stand in central in an open transaction, or by now: who repairs
+        leaves them alone (`Committer.repair`)."""
+        if not found.extra:
+            return found
+        plan = committer.plan
+        coming = await self._central.in_flight(plan, found.extra)
+        there = await self._central.row_sums_of(plan, committer.instance, list(found.extra))
+        return replace(found, extra=found.extra.difference(coming, there))
 
     async def _repair(self, committer: Committer, keys: list[Key], position: int | None) -> None:
         while keys:

@@ -19,7 +19,7 @@ from daemon.instance import Instance
 from daemon.sync.hot import Hot
 from daemon.sync.reconcile import Reconcile
 from tests import mirror
-from tests.in_process import a_pass, listen, one, parts, settle
+from tests.in_process import a_pass, listen, one, parts, passes_until, settle
 
 if TYPE_CHECKING:
     from tests.conftest import Databases, ServerConfig, Servers
@@ -430,3 +430,80 @@ async def test_equal_up_to_where_it_was_copied_is_not_equal(
         found = (await looking)["messages"]
         assert (found.differences, found.compared_to, found.head) == (0, 10, 90)
         assert found.behind == (how != "on their way")
+
+
+@pytest.mark.parametrize("when", ["settled", "not settled", "and started again"])
+async def test_rows_deleted_at_the_end_of_a_quiet_table_are_found_and_removed(
+    databases: Databases, write_config: WriteConfig, when: str
+) -> None:
+    """No new row comes to show that they have settled."""
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    config = write_config(central, {"nunes": local}, sync={"settle": "1s"})
+    async with one(config) as i:
+        await a_pass(i)
+        if when == "settled":
+            await settle(i)
+        mirror.run(central, "DELETE FROM messages WHERE id > 90")
+        await a_pass(i)
+        if when != "and started again":
+            assert await found_by(i, "messages", dry_run=True) == {"messages": (0, 0, 10)}
+            await settle(i)
+            assert await found_by(i, "messages", dry_run=False) == {"messages": (0, 0, 10)}
+    if when == "and started again":
+        async with one(config) as i:
+            await a_pass(i)
+            await settle(i)
+            assert await found_by(i, "messages", dry_run=False) == {"messages": (0, 0, 10)}
+    assert mirror.local_ids(local) == list(range(1, 91))
+
+
+@pytest.mark.parametrize("settle_by", ["1s", "exact"])
+async def test_a_resync_removes_rows_that_were_deleted_at_the_end(
+    databases: Databases, write_config: WriteConfig, settle_by: str
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 101))
+    config = write_config(central, {"nunes": local}, sync={"settle": settle_by})
+    async with one(config) as i:
+        await settle(i)
+        mirror.run(central, "DELETE FROM messages WHERE id > 90")
+        await operations.force_full_resync(i)
+        with mirror.Session(central) as application:
+            # One of the deleted ids is on its way again, and here ahead of its commit.
+            application.execute(
+                "BEGIN; INSERT INTO messages (id, instance, `from`, `to`, type, is_forwarded,"
+                " is_edited, body, timestamp, sent_at, status) VALUES"
+                " (95, 'nunes', '1', '2', 'chat', 0, 0, 'x', '3', NOW(3), 'READ')"
+            )
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                await i.sync_pass(asyncio.Event())
+                await asyncio.sleep(0.1)
+            assert 95 in mirror.local_ids(local)
+            assert i.motions.states["messages"].resync
+            application.execute("ROLLBACK")
+        await passes_until(i, lambda: not i.motions.states["messages"].resync, 20.0)
+    assert mirror.local_ids(local) == list(range(1, 91))
+
+
+async def test_a_row_that_stands_here_ahead_of_its_commit_is_no_difference(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 11))
+    async with one(write_config(central, {"nunes": local})) as i:
+        await a_pass(i)
+        with mirror.Session(central) as application:
+            application.execute(
+                "BEGIN; INSERT INTO messages (id, instance, `from`, `to`, type, is_forwarded,"
+                " is_edited, body, timestamp, sent_at, status) VALUES"
+                " (9999, 'nunes', '1', '2', 'chat', 0, 0, 'x', '3', NOW(3), 'READ')"
+            )
+            mirror.insert_messages(central, [10_000])
+            await a_pass(i)
+            mirror.run(local, "UPDATE wpp_messages SET id = 9999 WHERE id = 10")
+            found = await found_by(i, "messages", dry_run=True)
+            assert found == {"messages": (1, 0, 0)}, "10 is missing, 9999 comes"
+            application.execute("ROLLBACK")
+        assert await found_by(i, "messages", dry_run=True) == {"messages": (1, 0, 1)}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon import operations, state
 from daemon.app import Parts
+from daemon.errors import TransientError
 from daemon.sql import Sums
 from daemon.throttle import Bearable
 from daemon.watch import Member, Watch
@@ -286,3 +288,52 @@ async def test_a_walk_for_those_who_rest_is_slower_while_central_is_busy(
         built.central.guard.bearable = Bearable(threads_running=0)
         built.central.load.LOAD_AGE = 0.0
         assert await walk() > 3 * quick > 0.5
+
+
+@pytest.mark.parametrize("why", ["the first try failed", "the entity was paused", "deleted before"])
+async def test_a_rewind_is_remembered_until_it_is_written_and_forgotten_after_a_reset(
+    databases: Databases,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    why: str,
+) -> None:
+    central, local = databases
+    mirror.insert_messages(central, range(1, 51))
+    async with parts(write_config(central, {"nunes": local}, **EXACT)) as built:
+        instance, watch = built.instances["nunes"], built.watch
+        instance.running = True  # so that it has a place in the shared scans
+        await a_pass(instance)
+        await look(watch)
+        if why == "deleted before":
+            mirror.run(central, "DELETE FROM messages")
+            await look(watch)
+        mirror.insert_messages(central, range(51, 101))
+        await look(watch)
+        await a_pass(instance)
+        if why == "the entity was paused":
+            await operations.pause(instance, "messages")
+            await instance.take_turn(asyncio.Event())
+        mirror.run(central, "TRUNCATE messages")
+        await look(watch)
+        mirror.insert_messages(central, range(1, 151))
+        await look(watch)
+        if why == "the first try failed":
+            with monkeypatch.context() as patched:
+                patched.setattr(state, "locked", _no_answer)
+                with pytest.raises(TransientError):
+                    await instance.sync_pass(asyncio.Event())
+        await operations.resume(instance, "messages")
+        for _ in range(2):
+            error = (await instance.sync_pass(asyncio.Event())).errors["messages"]
+            assert error.code == "rewound"
+        assert mirror.number(local, "SELECT MAX(rewound) FROM wpp_sync_state") == 1
+        await operations.reset_sync_state(instance, "messages")
+        await look(watch)
+        assert (await a_pass(instance))["messages"] == 150
+        await look(watch)
+        await a_pass(instance)
+        assert mirror.differences(central, local) == ""
+
+
+async def _no_answer(*_: object) -> None:
+    raise TransientError("local nunes", 1205, "Lock wait timeout exceeded")

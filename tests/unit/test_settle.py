@@ -140,6 +140,32 @@ def test_a_fall_is_measured_against_the_last_head_not_the_last_that_was_kept() -
     assert look(settling, 0, 60.0) == 0
 
 
+def test_ids_settle_though_their_rows_were_deleted_at_the_end() -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(100, 0.0))
+    settling.saw_head(head(90, 1.0))
+    assert look(settling, 0, 70.0) == 90, "of those above nothing is known"
+    settling.handed_out(head(100, 71.0))
+    assert look(settling, 90, 120.0) == 90
+    settling.saw_head(head(90, 130.0))
+    assert look(settling, 90, 132.0) == 100
+    settling.saw_head(head(101, 140.0))
+    assert look(settling, 100, 300.0) == 101
+
+
+@pytest.mark.parametrize("seen", ["a lower next id", "a row among them"])
+def test_ids_that_are_handed_out_again_have_not_settled(seen: str) -> None:
+    settling = Settling(TIMED)
+    settling.saw_head(head(90, 1.0))
+    settling.handed_out(head(100, 1.0))
+    assert look(settling, 0, 70.0) == 100
+    if seen == "a lower next id":
+        settling.handed_out(head(90, 71.0))
+    else:
+        settling.saw_head(head(95, 71.0))
+    assert settling.sure(0) == 0
+
+
 def test_a_jump_of_the_servers_clock_voids_what_it_has_stamped() -> None:
     settling = Settling(EXACT)
     settling.saw_head(head(100, 0))
@@ -245,6 +271,15 @@ class Server(RuleBasedStateMachine):
     @rule()
     def probe(self) -> None:
         self.settling.saw_head(head(max(self.visible, default=0), self.now))
+
+    @precondition(lambda self: self.visible)
+    @rule()
+    def delete_the_newest(self) -> None:
+        self.visible.remove(max(self.visible))
+
+    @rule()
+    def ask_what_was_handed_out(self) -> None:
+        self.settling.handed_out(head(self.next_id - 1, self.now))
 
     @rule()
     def look(self) -> None:

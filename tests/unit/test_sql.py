@@ -374,7 +374,7 @@ MINE_TEXT = (
         ),
         (
             sql.next_auto_increment("messages", "n"),
-            "SELECT AUTO_INCREMENT FROM information_schema.TABLES"
+            "SELECT AUTO_INCREMENT, UNIX_TIMESTAMP(SYSDATE(6)) FROM information_schema.TABLES"
             " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'messages'",
         ),
         (

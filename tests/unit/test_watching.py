@@ -16,7 +16,7 @@ from daemon.central import Central, Sum
 from daemon.errors import TransientError
 from daemon.ledger import Reading
 from daemon.sql import Key, Sums
-from daemon.watch import Watch
+from daemon.watch import Member, Watch
 from tests.in_process import watching
 
 
@@ -416,3 +416,89 @@ async def _history(seed: int) -> None:
 async def test_who_rests_misses_nothing_whatever_fails_meanwhile() -> None:
     for seed in range(300):
         await _history(seed)
+
+
+# --- ids that are handed out again ---------------------------------------------------------------
+
+
+async def looks(watch: Watch) -> None:
+    for table in list(watch._tables.values()):
+        await watch.look(table)
+
+
+async def grown(central: Played, watch: Watch, *, instance: str = "nunes") -> Member:
+    """One who follows a table that ends at 20."""
+    member = watch.join(sums("messages"), instance, asyncio.Event(), 0.01)
+    central.highest = 20
+    await looks(watch)
+    return member
+
+
+async def refilled(central: Played, watch: Watch) -> None:
+    """It is emptied by TRUNCATE, and has more rows than ever when it is looked at next but one."""
+    central.highest, central.following = 0, 1
+    await looks(watch)
+    central.highest, central.following = 50, 51
+    await looks(watch)
+
+
+async def test_a_rewind_is_told_until_it_is_noted_to_whoever_takes_the_place() -> None:
+    central = Played()
+    watch = watch_over(central)
+    member = await grown(central, watch)
+    other = await grown(central, watch, instance="karsten")
+    await refilled(central, watch)
+    assert [member.again_from, member.again_from] == [1, 1]
+    member.leave()  # it could not be written
+    member = watch.join(sums("messages"), "nunes", asyncio.Event(), 0.01)
+    assert [member.again_from] == [1]
+    member.noted()
+    assert [member.again_from, other.again_from] == [None, 1], "each notes it for itself"
+    late = watch.join(sums("messages"), "late", asyncio.Event(), 0.01)
+    assert late.again_from is None, "its state row tells of a time that nobody here knows"
+
+
+async def test_who_had_no_place_when_the_ids_began_again_is_told_too() -> None:
+    """Its entity was paused, or its local server away."""
+    central = Played()
+    watch = watch_over(central)
+    member = await grown(central, watch)
+    await grown(central, watch, instance="karsten")
+    member.leave()
+    await refilled(central, watch)
+    central.highest, central.following = 30, 31
+    await looks(watch)
+    member = watch.join(sums("messages"), "nunes", asyncio.Event(), 0.01)
+    assert member.again_from == 1, "of several the lowest"
+    watch.forget_rewinds("nunes")
+    member = watch.join(sums("messages"), "nunes", asyncio.Event(), 0.01)
+    assert member.again_from is None, "another process has copied it meanwhile"
+
+
+@pytest.mark.parametrize("seen", ["it ended there again", "it is asked again"])
+async def test_rows_that_were_deleted_at_the_end_hide_no_later_truncate(seen: str) -> None:
+    central = Played()
+    watch = watch_over(central)
+    member = await grown(central, watch)
+    watch.AGAIN_SECONDS = 1000.0
+    central.highest, central.following = 0, 21
+    await looks(watch)
+    assert member.again_from is None
+    if seen == "it ended there again":
+        central.highest, central.following = 30, 31
+        await looks(watch)
+    else:
+        watch.AGAIN_SECONDS = 0.0
+    await refilled(central, watch)
+    assert member.again_from == 1
+
+
+async def test_a_bug_in_a_look_hides_no_truncate() -> None:
+    central = Played()
+    watch = watch_over(central)
+    member = await grown(central, watch)
+    central.odd = {"messages"}
+    await looks(watch)
+    central.odd = set()
+    await refilled(central, watch)
+    assert member.again_from == 1
