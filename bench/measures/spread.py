@@ -18,7 +18,7 @@ def take(place: Place) -> Outcome:
     place.say(f"{rate:,} rows/s to {count:,} instances")
     with Daemon(fleet.config(count)) as daemon:
         daemon.wait_until_idle()
-        seconds = place.seconds(15.0, 5.0)
+        seconds = place.seconds(30.0, 5.0)
         found = asyncio.run(flow(fleet, daemon, count, rate, seconds, place.rounds))
         resident = daemon.resident_mb()
     used = {who: found.share(who) for who in WHO}
