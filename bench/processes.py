@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,31 +43,45 @@ def run(
     command: Sequence[str], environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Ran:
     """Run it to its end. Raises WppSyncError with the end of what it said unless it ends with 0."""
-    began = time.monotonic()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_environment(environ),
-        cwd=cwd,
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - for mypy
-        os.set_blocking(process.stdout.fileno(), False)
-        peaks: dict[int, float] = {}
-        said = b""
-        while process.poll() is None:
-            for pid in _family(process.pid):
-                peaks[pid] = max(_peak_mb(pid), peaks.get(pid, 0.0))
-            said += process.stdout.read() or b""
-            time.sleep(_LOOK_SECONDS)
-        seconds = time.monotonic() - began
-        said += process.stdout.read() or b""
+    peaks: dict[int, float] = {}
+    with tempfile.TemporaryFile() as output:
+        began = time.monotonic()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(environ),
+            cwd=cwd,
+            # A group of its own, which is ended as a whole when the bench is.
+            start_new_session=True,
+        ) as process:
+            try:
+                while not _ended(process.pid, _LOOK_SECONDS):
+                    for pid in _family(process.pid):
+                        peaks[pid] = max(_peak_mb(pid), peaks.get(pid, 0.0))
+                seconds = time.monotonic() - began
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        output.seek(0)
+        said = output.read()
     text = said.decode(errors="replace")
     if process.returncode != 0:
         last = "\n".join(text.strip().splitlines()[-5:])
         raise WppSyncError(f"{Path(command[0]).name} ended with {process.returncode}: {last}")
     return Ran(seconds, sum(peaks.values()), text)
+
+
+def _ended(pid: int, seconds: float) -> bool:
+    """Whether a child has ended, at the moment when it does, or not within these seconds."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(descriptor)
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
@@ -138,6 +155,8 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 env=_environment(None),
+                # A Ctrl-C at the terminal is for the bench, which ends it once.
+                start_new_session=True,
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from bench import stats
@@ -91,6 +91,19 @@ class Measured:
     seconds: float
     outcome: Outcome | None
     error: str = ""
+    aims: tuple[Goal, ...] = ()
+    """The goals of one that failed, which nothing was measured for."""
+
+    def goals(self) -> Iterator[tuple[Goal, str]]:
+        """Each with why it is not reached, or why nobody knows."""
+        if self.outcome is None:
+            for goal in self.aims:
+                yield goal, f"failed: {self.error}"
+            return
+        missing = "; ".join(f"no {name}: {why}" for name, why in self.outcome.missing.items())
+        for goal in self.outcome.goals:
+            reasons = {None: missing, False: goal.in_the_way, True: ""}
+            yield goal, reasons[goal.reached]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +116,6 @@ class Run:
     versions: Mapping[str, str]
     measured: tuple[Measured, ...]
 
-    def goals(self) -> Iterator[tuple[Measured, Goal]]:
-        for each in self.measured:
-            for goal in each.outcome.goals if each.outcome else ():
-                yield each, goal
-
     def document(self) -> dict[str, Any]:
         """For JSON: what was measured, with the medians and verdicts that readers want at once."""
         document = asdict(self)
@@ -118,10 +126,48 @@ class Run:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
-        """What `document` gave."""
+        """What `document` gave. Raises KeyError, TypeError, ValueError or AttributeError for what
+        nobody can read."""
         measured = tuple(_measured(each) for each in document["measured"])
         plain = {name: document[name] for name in ("began", "quick", "rounds", "versions")}
         return cls(**plain, measured=measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What several runs found together."""
+
+    runs: tuple[Run, ...]
+    """Each with the measures that it is believed for."""
+
+    measured: tuple[Measured, ...]
+    """All of them, in the bench's order."""
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], order: Sequence[str]) -> Self:
+        """A measure is believed to the last run that took it; a run that nothing is left of is not
+        spoken of."""
+        last = {each.name: run for run in runs for each in run.measured}
+        left = [
+            replace(run, measured=tuple(each for each in run.measured if last[each.name] is run))
+            for run in runs
+        ]
+        place = {name: number for number, name in enumerate(order)}
+        measured = [each for run in left for each in run.measured]
+        measured.sort(key=lambda each: place.get(each.name, len(place)))
+        return cls(tuple(run for run in left if run.measured), tuple(measured))
+
+    def no_page(self, order: Sequence[str]) -> str:
+        """Why no page is made of them; empty if it can be."""
+        if any(run.quick for run in self.runs):
+            return "figures of a quick run do not go into the page"
+        there = {each.name for each in self.measured}
+        if missing := [name for name in order if name not in there]:
+            return (
+                "the page is made of all measures: take the others with --json, and read all files"
+                f" together (--read A --read B --markdown). Missing: {', '.join(missing)}"
+            )
+        return ""
 
 
 def _add_verdicts(document: dict[str, Any], outcome: Outcome) -> None:
@@ -140,12 +186,16 @@ def _measured(document: Mapping[str, Any]) -> Measured:
         **{name: found[name] for name in ("settings", "beside", "missing")},
     )
     plain = {name: document[name] for name in ("name", "title", "seconds", "error")}
-    return Measured(**plain, outcome=outcome)
+    # A file of an older bench has none.
+    aims = tuple(_goal(goal) for goal in document.get("aims", ()))
+    return Measured(**plain, outcome=outcome, aims=aims)
 
 
 def _line(document: Mapping[str, Any]) -> Line:
-    samples: Sequence[float] = document["samples"]
-    return Line(document["what"], document["unit"], tuple(samples), document["note"])
+    samples = tuple(float(sample) for sample in document["samples"])
+    if not samples:
+        raise ValueError(f"no samples of {document['what']}")
+    return Line(document["what"], document["unit"], samples, document["note"])
 
 
 def _goal(document: Mapping[str, Any]) -> Goal:

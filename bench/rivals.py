@@ -7,6 +7,7 @@ indexes. What a rival prepares is not measured; what it runs is, as a whole proc
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -47,6 +48,9 @@ class Rival(ABC):
     """One way to do the job."""
 
     name: str
+    what: str
+    """The program or package that it is made of."""
+
     slow = False
     """Takes so long that it gets fewer rows and rounds."""
 
@@ -56,7 +60,7 @@ class Rival(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Which one it is."""
+        """Of `what`."""
 
     def prepare(self, job: Job, work: Path) -> None:  # noqa: B027 - most have nothing to prepare
         """What is there before the clock runs."""
@@ -68,12 +72,13 @@ class Rival(ABC):
 
 class DumpPipe(Rival):
     name = "mariadb-dump | mariadb"
+    what = "mariadb-dump"
 
     def why_not(self) -> str:
         return "" if _dump() else _unavailable("mariadb-dump is not installed")
 
     def version(self) -> str:
-        return _first_line([str(_dump()), "--version"]).partition("Ver ")[2]
+        return version_in(_first_line([str(_dump()), "--version"]))
 
     def run(self, job: Job, work: Path) -> processes.Ran:
         dump = [
@@ -92,12 +97,13 @@ class UpsertFile(Rival):
     """The writing alone: the statements are there already."""
 
     name = "prepared upserts | mariadb"
+    what = "mariadb"
 
     def why_not(self) -> str:
         return ""
 
     def version(self) -> str:
-        return _first_line([program("mariadb"), "--version"]).partition("Ver ")[2]
+        return version_in(_first_line([program("mariadb"), "--version"]))
 
     def prepare(self, job: Job, work: Path) -> None:
         path = _statements(job, work)
@@ -121,6 +127,7 @@ class Afternoon(Rival):
     """What one would write in an afternoon: bench/afternoon.py."""
 
     name = "plain asyncmy loop"
+    what = "asyncmy"
 
     def why_not(self) -> str:
         return ""
@@ -136,7 +143,7 @@ class Afternoon(Rival):
 
 
 class Sling(Rival):
-    name = "sling"
+    name = what = "sling"
     slow = True
 
     def why_not(self) -> str:
@@ -166,7 +173,7 @@ class Sling(Rival):
 class Dlt(Rival):
     """bench/dlt_copy.py."""
 
-    name = "dlt"
+    name = what = "dlt"
     slow = True
 
     def why_not(self) -> str:
@@ -196,6 +203,12 @@ class Dlt(Rival):
 
 
 RIVALS: tuple[Rival, ...] = (DumpPipe(), UpsertFile(), Afternoon(), Sling(), Dlt())
+
+
+def version_in(said: str) -> str:
+    """The version of MariaDB in what a client of its says of itself; all of it without one."""
+    found = re.search(r"\d+\.\d+\.\d+-MariaDB[^\s,]*", said)
+    return found[0] if found else said
 
 
 def upsert(table: str) -> str:

@@ -6,7 +6,7 @@ local table can be filled without anybody copying. A row takes some 430 bytes, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from daemon.demo.server import client
 from daemon.errors import WppSyncError
@@ -26,6 +26,12 @@ PREFIX = "i"
 
 # Rows of one statement: a transaction of a million rows is slower, and its undo log stays.
 _PER_STATEMENT = 100_000
+
+# Databases that one statement looks at.
+_PER_QUESTION = 100
+
+# How many rows there are of nobody's, and their sum.
+NOTHING = (0, 0)
 
 Server = Mapping[str, object]
 
@@ -90,6 +96,29 @@ def content(server: Server, table: str, where: str = "TRUE") -> tuple[int, int]:
         server, f"SELECT COUNT(*), COALESCE(BIT_XOR({crc()}), 0) FROM {table} WHERE {where}"
     )
     return int(found[0]), int(found[1])
+
+
+def by_instance(central: Server) -> dict[str, tuple[int, int]]:
+    """The same of each instance's messages in central."""
+    found = rows(
+        central, f"SELECT instance, COUNT(*), BIT_XOR({crc()}) FROM messages GROUP BY instance"
+    )
+    return {name: (int(count), int(sum_)) for name, count, sum_ in found}
+
+
+def by_database(server: Server, databases: Sequence[str], table: str) -> dict[str, tuple[int, int]]:
+    """The same of each database's table, asked for many at a time."""
+    found: list[list[str]] = []
+    for first in range(0, len(databases), _PER_QUESTION):
+        some = databases[first : first + _PER_QUESTION]
+        found += rows(
+            server,
+            " UNION ALL ".join(
+                f"SELECT '{name}', COUNT(*), COALESCE(BIT_XOR({crc()}), 0) FROM {name}.{table}"
+                for name in some
+            ),
+        )
+    return {name: (int(count), int(sum_)) for name, count, sum_ in found}
 
 
 def crc() -> str:

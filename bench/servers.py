@@ -8,13 +8,14 @@ restart of the daemon, within a minute.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 
 from bench import processes, seed
 from daemon.demo.central import schema
 from daemon.demo.server import MariaDB, client
+from daemon.errors import WppSyncError
 
 # As large as a database server's are beside what it holds: neither the log nor the memory is what
 # is measured.
@@ -88,10 +89,12 @@ def pair(directory: Path) -> Iterator[Pair]:
     """Two servers, for as long as the block."""
     for name in ("central", "local"):
         (directory / name).mkdir()
-    with (
-        MariaDB(directory / "central", name="central", options=SERVER_OPTIONS) as central,
-        MariaDB(directory / "local", name="local", options=SERVER_OPTIONS) as local,
-    ):
+    central = MariaDB(directory / "central", name="central", options=SERVER_OPTIONS)
+    local = MariaDB(directory / "local", name="local", options=SERVER_OPTIONS)
+    # Closed also when a signal comes while one starts.
+    with closing(central), closing(local):
+        central.start()
+        local.start()
         yield Pair(directory, central, local)
 
 
@@ -106,9 +109,7 @@ class Fleet:
         self.locals = {
             name: self._up_to_date(name, number + 1, instances) for number, name in enumerate(names)
         }
-        seed.must_equal(
-            pair.central, self.locals[names[-1]], "wpp_messages", f"instance = '{names[-1]}'"
-        )
+        self.must_be_equal()
 
     def _up_to_date(self, name: str, first: int, step: int) -> dict[str, object]:
         local = self.pair.migrated(name)
@@ -122,6 +123,19 @@ class Fleet:
         )
         client(local, rows + state)
         return local
+
+    def must_be_equal(self) -> None:
+        """Raises WppSyncError unless every instance has exactly its messages of central."""
+        if unequal := self.unequal():
+            raise WppSyncError(
+                f"wpp_messages of {len(unequal):,} instances is no copy: {', '.join(unequal[:5])}"
+            )
+
+    def unequal(self) -> list[str]:
+        """The instances whose messages are not exactly central's."""
+        there = seed.by_instance(self.pair.central)
+        here = seed.by_database(self.pair.form, list(self.locals), "wpp_messages")
+        return [name for name in self.locals if here[name] != there.get(name, seed.NOTHING)]
 
     def config(self, instances: int, **more: object) -> Path:
         """A configuration with the first so many of them."""

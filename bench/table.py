@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from bench.results import Goal, Line, Measured, Outcome, Run
+from bench.results import Figures, Goal, Line, Measured, Outcome, Run
 
 _VERDICTS = {True: "yes", False: "no", None: "?"}
 _COLOURS = {True: "green", False: "red", None: "yellow"}
@@ -23,11 +23,20 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def terminal(run: Run) -> RenderableType:
+def terminal(figures: Figures) -> RenderableType:
     """Everything: a table for each measure, and the goals."""
-    parts: list[RenderableType] = [f"{name} {value}" for name, value in run.versions.items()]
-    parts += [part for each in run.measured for part in _one(each)]
-    return Group(*parts, _goals(run))
+    parts: list[RenderableType] = [escape(_head(run, figures)) for run in figures.runs]
+    parts += [part for each in figures.measured for part in _one(each)]
+    return Group(*parts, _goals(figures))
+
+
+def _head(run: Run, figures: Figures) -> str:
+    """When and with what; and which of the measures, where they are of several runs."""
+    versions = ", ".join(f"{name} {value}" for name, value in run.versions.items())
+    kind = "a quick run: sizes and rounds are small, " if run.quick else ""
+    rounds = f"{run.rounds} round{'s' * (run.rounds != 1)}"
+    which = ", ".join(each.name for each in run.measured) if len(figures.runs) > 1 else ""
+    return f"Measured on {run.began[:10]} ({kind}{rounds}){which and f', {which}'}: {versions}."
 
 
 def _one(each: Measured) -> Iterator[RenderableType]:
@@ -38,7 +47,7 @@ def _one(each: Measured) -> Iterator[RenderableType]:
     settings = ", ".join(f"{name} {value}" for name, value in each.outcome.settings.items())
     if settings:
         yield f"[dim]{settings}[/dim]"
-    table = Table("", "median", "spread", "", "ratio", "rounds", "note", box=None, pad_edge=False)
+    table = Table("", "median", "spread", "", "ratio", "samples", "note", box=None, pad_edge=False)
     for line in each.outcome.lines:
         table.add_row(*_cells(each.outcome, line))
     yield table
@@ -59,12 +68,14 @@ def _cells(outcome: Outcome, line: Line) -> tuple[str, ...]:
     )
 
 
-def _goals(run: Run) -> Table:
+def _goals(figures: Figures) -> Table:
     table = Table("goal", "", "measured", "reached", title="goals", title_justify="left")
-    for _, goal in run.goals():
-        colour = _COLOURS[goal.reached]
-        verdict = f"[{colour}]{_VERDICTS[goal.reached]}[/{colour}]"
-        table.add_row(goal.what, _bound(goal), _measured(goal), verdict)
+    for each in figures.measured:
+        for goal, why in each.goals():
+            colour = _COLOURS[goal.reached]
+            verdict = f"[{colour}]{_VERDICTS[goal.reached]}[/{colour}]"
+            unknown = escape(f" {why}") if goal.reached is None else ""
+            table.add_row(goal.what, _bound(goal), _measured(goal) + unknown, verdict)
     return table
 
 
@@ -76,29 +87,23 @@ def _measured(goal: Goal) -> str:
     return "–" if goal.measured is None else f"{number(goal.measured)} {goal.unit}"
 
 
-def markdown(run: Run) -> str:
+def markdown(figures: Figures) -> str:
     """The goals with what stands in their way, and what was measured for each."""
-    return "\n".join([*_markdown_head(run), *_markdown_goals(run), *_markdown_lines(run)])
+    heads = [line for run in figures.runs for line in (_head(run, figures), "")]
+    return "\n".join([*heads, *_markdown_goals(figures), *_markdown_lines(figures)])
 
 
-def _markdown_head(run: Run) -> Iterator[str]:
-    versions = ", ".join(f"{name} {value}" for name, value in run.versions.items())
-    kind = "a quick run: sizes and rounds are small, " if run.quick else ""
-    yield f"Measured on {run.began[:10]} ({kind}{run.rounds} rounds): {versions}."
-    yield ""
-
-
-def _markdown_goals(run: Run) -> Iterator[str]:
+def _markdown_goals(figures: Figures) -> Iterator[str]:
     yield "| what | goal | measured | reached | what stands in the way |"
     yield "|---|---|---|---|---|"
-    for _, goal in run.goals():
-        why = goal.in_the_way if goal.reached is False else ""
-        yield _row(goal.what, _bound(goal), _measured(goal), _VERDICTS[goal.reached], why)
+    for each in figures.measured:
+        for goal, why in each.goals():
+            yield _row(goal.what, _bound(goal), _measured(goal), _VERDICTS[goal.reached], why)
     yield ""
 
 
-def _markdown_lines(run: Run) -> Iterator[str]:
-    for each in run.measured:
+def _markdown_lines(figures: Figures) -> Iterator[str]:
+    for each in figures.measured:
         yield f"**{each.title}** (`--only {each.name}`)"
         yield ""
         if each.outcome is None:
@@ -108,7 +113,7 @@ def _markdown_lines(run: Run) -> Iterator[str]:
         if each.outcome.settings:
             yield ", ".join(f"{name} {value}" for name, value in each.outcome.settings.items())
             yield ""
-        yield "| | median | spread | unit | ratio | rounds | note |"
+        yield "| | median | spread | unit | ratio | samples | note |"
         yield "|---|--:|--:|---|--:|--:|---|"
         for line in each.outcome.lines:
             yield _row(*_cells(each.outcome, line))

@@ -28,7 +28,7 @@ _ENTRY = re.compile(r"^(?:\d{6}\s+[\d:]+)?\s+\d+ (?=[A-Z])", re.M)
 
 def take(place: Place) -> Outcome:
     sizes = [place.size(100_000, 2_000), place.size(1_000_000, 20_000)]
-    seconds = place.seconds(20.0, 4.0)
+    seconds = place.seconds(10.0, 4.0)
     read: list[Line] = []
     explained: list[Line] = []
     with servers.fleet(place.fresh("examined"), _MANY, sizes[0]) as fleet:
@@ -37,31 +37,37 @@ def take(place: Place) -> Outcome:
             name = f"{instances} idle, {size:,} messages in central"
             place.say(name)
             _others(fleet, size)
-            rows, plans = _idle(fleet, instances, size, seconds)
-            read.append(Line(f"rows read: {name}", "rows/s", (rows,)))
+            rows, plans = _idle(fleet, instances, size, seconds, place.rounds)
+            read.append(Line(f"rows read: {name}", "rows/s", rows))
             explained.append(Line(f"by EXPLAIN: {name}", "rows", (plans,)))
     own = (read[-1].median - read[-2].median) / (_MANY - 1)
     return Outcome(
         lines=(*read, *explained),
-        goals=(
-            Goal(
-                "central rows examined for one more idle instance",
-                0,
-                "rows/s",
-                # No finer than the window tells: how probes meet its ends is a matter of chance.
-                max(round(own, 1), 0.0),
-                in_the_way="the probe of each table's head reads one row, and is asked more often"
-                " for more instances, up to ten times a second in all",
-            ),
-            Goal(
-                "central rows by EXPLAIN of all that is asked of messages, any size of the table",
-                0,
-                "rows",
-                max(line.high for line in explained),
-                in_the_way="a statement that reads more where there is more",
-            ),
-        ),
+        # No finer than a window tells: how probes meet its ends is a matter of chance.
+        goals=goals(place, max(round(own, 1), 0.0), max(line.high for line in explained)),
         settings={"seconds each": f"{seconds:g}"},
+    )
+
+
+def goals(
+    place: Place, own: float | None = None, explained: float | None = None
+) -> tuple[Goal, ...]:
+    return (
+        Goal(
+            "central rows examined for one more idle instance",
+            0,
+            "rows/s",
+            own,
+            in_the_way="the probe of each table's head reads one row, and is asked more often for"
+            " more instances, up to ten times a second in all",
+        ),
+        Goal(
+            "central rows by EXPLAIN of all that is asked of messages, any size of the table",
+            0,
+            "rows",
+            explained,
+            in_the_way="a statement that reads more where there is more",
+        ),
     )
 
 
@@ -81,8 +87,10 @@ def _prepare(fleet: servers.Fleet) -> None:
     )
 
 
-def _idle(fleet: servers.Fleet, instances: int, size: int, seconds: float) -> tuple[float, float]:
-    """Rows read a second, and rows that the statements look at by EXPLAIN."""
+def _idle(
+    fleet: servers.Fleet, instances: int, size: int, seconds: float, windows: int
+) -> tuple[tuple[float, ...], float]:
+    """Rows read a second in each window, and rows that the statements of all look at by EXPLAIN."""
     central = {**fleet.pair.central, "user": _ACCOUNT}
     path = fleet.pair.directory / f"examined-{size}-{instances}.yaml"
     log = path.with_suffix(".general")
@@ -94,11 +102,15 @@ def _idle(fleet: servers.Fleet, instances: int, size: int, seconds: float) -> tu
         time.sleep(2.0)
         root = fleet.pair.central_server
         root.execute(f"SET GLOBAL general_log_file = '{log}', GLOBAL general_log = 1")
-        before = _rows_read(fleet)
-        time.sleep(seconds)
-        rows = (_rows_read(fleet) - before) / seconds
+        rows = tuple(_window(fleet, seconds) for _ in range(windows))
         root.execute("SET GLOBAL general_log = 0")
     return rows, _explained(fleet, log)
+
+
+def _window(fleet: servers.Fleet, seconds: float) -> float:
+    before = _rows_read(fleet)
+    time.sleep(seconds)
+    return (_rows_read(fleet) - before) / seconds
 
 
 def _settled(daemon: Daemon, head: int) -> bool:

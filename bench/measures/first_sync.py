@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench import seed, servers
-from bench.place import Contender, Place, Rounds
+from bench.place import Contender, Place
 from bench.results import Goal, Line, Outcome
 from bench.rivals import RIVALS, DumpPipe, Job, Rival
 from daemon.demo.server import client
@@ -16,7 +16,7 @@ INSTANCE = seed.instance_name(0)
 
 
 def take(place: Place) -> Outcome:
-    rows, few = place.size(500_000, 20_000), place.size(100_000, 5_000)
+    rows, few = _rows(place), place.size(100_000, 5_000)
     missing = {rival.name: why for rival in RIVALS if (why := rival.why_not())}
     peaks: list[float] = []
     with servers.pair(place.fresh("first-sync")) as pair:
@@ -35,12 +35,20 @@ def take(place: Place) -> Outcome:
         if each.name in rounds.took
     ]
     return Outcome(
-        lines=(*lines, Line(f"{OURS}, peak memory", "MB", tuple(peaks))),
-        goals=(_goal(rows, rounds, ONE, 1.7), _goal(rows, rounds, OURS, 2.5)),
+        lines=(*lines, Line(f"{OURS}, peak memory", "MB", tuple(peaks[-place.rounds :]))),
+        goals=goals(place, *(rounds.ratio(each, DumpPipe.name) for each in (ONE, OURS))),
         settings={"rows": f"{rows:,}", "columns": "28", "unique keys": "5"},
         beside=DumpPipe.name,
         missing=missing | rounds.failed,
     )
+
+
+def _rows(place: Place) -> int:
+    return place.size(500_000, 20_000)
+
+
+def goals(place: Place, one: float | None = None, two: float | None = None) -> tuple[Goal, ...]:
+    return (_goal(place, "one writer", 1.7, one), _goal(place, "two writers", 2.5, two))
 
 
 def ours(pair: servers.Pair, rows: int, peaks: list[float], **more: object) -> Callable[[], float]:
@@ -75,13 +83,12 @@ def _contender(place: Place, pair: servers.Pair, rival: Rival, rows: int) -> Con
     return Contender(rival.name, turn, required=False)
 
 
-def _goal(rows: int, rounds: Rounds, contender: str, least: float) -> Goal:
-    writers = "one writer" if contender == ONE else "two writers"
+def _goal(place: Place, writers: str, least: float, measured: float | None) -> Goal:
     return Goal(
-        f"first sync of {rows:,} messages, rows/s, {writers}",
+        f"first sync of {_rows(place):,} messages, rows/s, {writers}",
         least,
         "× the mariadb-dump pipe",
-        rounds.ratio(contender, DumpPipe.name),
+        measured,
         at_least=True,
         in_the_way="two cores for two servers and this process: with two writers they take 25 µs of"
         " CPU a row in all, the local server 15 of them, central 2.5, this process 7",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import processes, seed, servers
-from bench.measures.start import thousand
+from bench import processes, seed, servers, stats
+from bench.measures.start import instances, thousand
 from bench.place import Place
 from bench.processes import Daemon
 from bench.results import Goal, Line, Outcome
@@ -21,6 +22,9 @@ _POLL_SECONDS = 0.25
 # The default of sync.rest_after would have the bench wait for minutes before anybody rests.
 _REST_AFTER = "10s"
 _UNTIL_AT_REST_SECONDS = 300.0
+
+# What is beside the goals has no more windows than these: each takes a minute.
+_MOST_ASIDE = 3
 
 # Statements of the look itself: what the client says at its beginning, and the question.
 _OF_A_LOOK = 2
@@ -41,14 +45,19 @@ class _Idle:
 def take(place: Place) -> Outcome:
     fleet = place.shared("thousand", thousand)
     count = len(fleet.locals)
-    # Longer than whole_interval, so that each thing that is done now and then is done.
-    seconds = place.seconds(65.0, 5.0)
+    # The default of whole_interval: each thing that is done now and then is in each window.
+    seconds = place.seconds(60.0, 5.0)
     half = count // 2
-    one, some, all_ = (_idle(place, fleet, number, seconds) for number in (1, half, count))
-    open_ = _idle(place, fleet, count, place.seconds(30.0, 5.0), rest=False)
+    few = min(place.rounds, _MOST_ASIDE)
+    one = _idle(place, fleet, 1, seconds, few)
+    some = _idle(place, fleet, half, seconds, few)
+    all_ = _idle(place, fleet, count, seconds, place.rounds)
+    open_ = _idle(place, fleet, count, place.seconds(30.0, 5.0), place.rounds, rest=False)
     # Half of them ask already as often as is asked for all; more would be what an instance adds.
-    added = (all_.central_statements - some.central_statements) / (count - half)
-    own = max(added * _POLL_SECONDS, 0.0)
+    asked, asked_by_half = (
+        stats.median(each.central_statements for each in found) for found in (all_, some)
+    )
+    own = max((asked - asked_by_half) / (count - half) * _POLL_SECONDS, 0.0)
     return Outcome(
         lines=(
             *_lines(f"{count:,} instances", all_),
@@ -57,9 +66,9 @@ def take(place: Place) -> Outcome:
             *_lines(f"{count:,} instances that never rest", open_),
             Line("statements to central, one more instance's pass", "", (own,)),
         ),
-        goals=_goals(count, all_, own),
+        goals=goals(place, all_, own),
         settings={
-            "seconds": f"{seconds:g}",
+            "seconds each": f"{seconds:g}, where none rests half of that",
             "messages": f"{fleet.messages:,}",
             "sync.rest_after": _REST_AFTER,
         },
@@ -67,28 +76,37 @@ def take(place: Place) -> Outcome:
 
 
 def _idle(
-    place: Place, fleet: servers.Fleet, number: int, seconds: float, *, rest: bool = True
-) -> _Idle:
+    place: Place,
+    fleet: servers.Fleet,
+    number: int,
+    seconds: float,
+    windows: int,
+    *,
+    rest: bool = True,
+) -> list[_Idle]:
+    """So many windows of so many seconds in one daemon's life."""
     place.say(f"{number:,} {'at rest' if rest else 'idle'}")
-    pair = fleet.pair
     sync = {"rest_after": _REST_AFTER if rest else "1000h"}
     with Daemon(fleet.config(number, sync=sync)) as daemon:
         daemon.wait_until_idle()
         if rest:
             _wait_until_at_rest(daemon)
         time.sleep(place.seconds(_CALM_SECONDS, 2.0))
-        pids = (daemon.pid, pair.central_server.pid, pair.local_server.pid)
-        servers_ = (pair.central, pair.form)
-        cpu = [processes.cpu_seconds(pid) for pid in pids]
-        asked = [_statements(server) for server in servers_]
-        time.sleep(seconds)
-        cpu = [processes.cpu_seconds(pid) - was for pid, was in zip(pids, cpu, strict=True)]
-        asked = [
-            _statements(server) - was - _OF_A_LOOK
-            for server, was in zip(servers_, asked, strict=True)
-        ]
-        rates = [each / seconds for each in (*cpu, *asked)]
-        return _Idle(daemon.resident_mb(), *rates)
+        return [_window(fleet.pair, daemon, seconds) for _ in range(windows)]
+
+
+def _window(pair: servers.Pair, daemon: Daemon, seconds: float) -> _Idle:
+    pids = (daemon.pid, pair.central_server.pid, pair.local_server.pid)
+    servers_ = (pair.central, pair.form)
+    cpu = [processes.cpu_seconds(pid) for pid in pids]
+    asked = [_statements(server) for server in servers_]
+    time.sleep(seconds)
+    cpu = [processes.cpu_seconds(pid) - was for pid, was in zip(pids, cpu, strict=True)]
+    asked = [
+        _statements(server) - was - _OF_A_LOOK for server, was in zip(servers_, asked, strict=True)
+    ]
+    rates = [each / seconds for each in (*cpu, *asked)]
+    return _Idle(daemon.resident_mb(), *rates)
 
 
 def _wait_until_at_rest(daemon: Daemon) -> None:
@@ -105,31 +123,33 @@ def _statements(server: seed.Server) -> int:
     return int(value)
 
 
-def _lines(who: str, found: _Idle) -> list[Line]:
-    return [
-        Line(f"{who}: daemon", "% of a core", (found.daemon * 100,)),
-        Line(f"{who}: central server", "% of a core", (found.central * 100,)),
-        Line(f"{who}: local server", "% of a core", (found.local * 100,)),
-        Line(f"{who}: statements to central", "/s", (found.central_statements,)),
-        Line(f"{who}: statements to local", "/s", (found.local_statements,)),
-        Line(f"{who}: resident memory", "MB", (found.resident_mb,)),
-    ]
+def _lines(who: str, found: Sequence[_Idle]) -> list[Line]:
+    kinds = (
+        ("daemon", "% of a core", [each.daemon * 100 for each in found]),
+        ("central server", "% of a core", [each.central * 100 for each in found]),
+        ("local server", "% of a core", [each.local * 100 for each in found]),
+        ("statements to central", "/s", [each.central_statements for each in found]),
+        ("statements to local", "/s", [each.local_statements for each in found]),
+        ("resident memory", "MB", [each.resident_mb for each in found]),
+    )
+    return [Line(f"{who}: {what}", unit, tuple(samples)) for what, unit, samples in kinds]
 
 
-def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
+def goals(place: Place, found: Sequence[_Idle] = (), own: float | None = None) -> tuple[Goal, ...]:
+    count = instances(place)
     return (
         Goal(
             f"{count:,} idle instances, the daemon",
             1,
             "% of a core",
-            found.daemon * 100,
+            _median([each.daemon * 100 for each in found]),
             in_the_way="the looks at what is new, and at what those who rest are to hear of",
         ),
         Goal(
             f"{count:,} idle instances, statements to central",
             10,
             "/s in all",
-            found.central_statements,
+            _median([each.central_statements for each in found]),
             in_the_way="a look at each of the two incremental tables every poll_interval, and sums"
             " for those who rest",
         ),
@@ -137,7 +157,7 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             f"{count:,} idle instances, resident memory",
             120,
             "MB",
-            found.resident_mb,
+            _median([each.resident_mb for each in found]),
             in_the_way="what is known of an instance while it rests, its metrics and its status",
         ),
         Goal(
@@ -145,7 +165,11 @@ def _goals(count: int, found: _Idle, own: float) -> tuple[Goal, ...]:
             0,
             "a pass",
             # No finer: what is done now and then for all falls into one window or the other.
-            round(own, 2),
+            None if own is None else round(own, 2),
             in_the_way="something that an idle instance asks alone",
         ),
     )
+
+
+def _median(samples: Sequence[float]) -> float | None:
+    return stats.median(samples) if samples else None

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count as numbers
 from typing import Any
 
@@ -35,27 +35,47 @@ WARM_SECONDS = 3.0
 _LOST_SECONDS = 60.0
 
 
-@dataclass
+WHO = ("daemon", "central server", "local server", "writer and prober")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was seen of a stream of rows for a while: one sample."""
+
+    lags: tuple[float, ...]
+    """Seconds from the commit until a probe saw the row."""
+
+    written: float
+    """Rows a second that the writer came to."""
+
+    shares: Mapping[str, float]
+    """Of a core, by who used it: nobody can be quicker than what the machine has left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
-    """What was seen of a stream of rows."""
+    """A stream of rows, and what was seen of it."""
 
     rate: int
     instances: int
     probed: int
-    lags: list[float] = field(default_factory=list)
-    """Seconds from the commit until a probe saw the row."""
+    seconds: float
+    windows: tuple[Window, ...]
 
-    written: float = 0.0
-    """Rows a second that the writer came to."""
+    def quantiles(self, share: float) -> tuple[float, ...]:
+        """Milliseconds, of each window."""
+        return tuple(stats.quantile(each.lags, share) * 1000 for each in self.windows)
 
-    shares: Mapping[str, float] = field(default_factory=dict)
-    """Of a core, by who used it: nobody can be quicker than what the machine has left."""
+    def share(self, who: str) -> tuple[float, ...]:
+        """Percent of a core, of each window."""
+        return tuple(each.shares[who] * 100 for each in self.windows)
 
     def settings(self) -> dict[str, str]:
         return {
             "rows/s": f"{self.rate:,}",
             "instances": f"{self.instances:,}",
             "commits/s": str(COMMITS_PER_SECOND),
+            "seconds each": f"{self.seconds:g}",
             "instances looked at": str(self.probed),
             "a look every": f"{PROBE_SECONDS * 1000:.0f} ms",
             "poll_interval": "250 ms",
@@ -71,58 +91,67 @@ def take(place: Place) -> Outcome:
         with Daemon(fleet.config(instances)) as daemon:
             daemon.wait_until_idle()
             # The more instances, the fewer of their rows are looked at.
-            seconds = place.seconds(20.0 if instances <= PROBED else 60.0, 4.0)
-            found = asyncio.run(flow(fleet, daemon, instances, rate, seconds))
+            seconds = place.seconds(10.0 if instances <= PROBED else 30.0, 4.0)
+            found = asyncio.run(flow(fleet, daemon, instances, rate, seconds, place.rounds))
         name = "1 instance" if instances == 1 else f"{instances:,} instances"
         lines += describe(name, found)
-    settings = found.settings() | {"instances": "see there", "instances looked at": f"≤ {PROBED}"}
+    differs = {"instances": "see there", "seconds each": "10, of many instances 30"}
+    settings = found.settings() | differs | {"instances looked at": f"≤ {PROBED}"}
     return Outcome(lines=tuple(lines), settings=settings)
 
 
 def describe(who: str, found: Flow) -> list[Line]:
-    note = f"{len(found.lags):,} rows; {found.written:,.0f} rows/s were written"
+    rows = sum(len(each.lags) for each in found.windows)
+    written = stats.median(each.written for each in found.windows)
+    note = f"{rows:,} rows in all; {written:,.0f} rows/s were written"
     return [
-        Line(f"{who}: p{share}", "ms", (stats.quantile(found.lags, share / 100) * 1000,), note)
-        for share in (50, 99)
+        Line(f"{who}: p{share}", "ms", found.quantiles(share / 100), note) for share in (50, 99)
     ]
 
 
 async def flow(
-    fleet: servers.Fleet, daemon: Daemon, instances: int, rate: int, seconds: float
+    fleet: servers.Fleet,
+    daemon: Daemon,
+    instances: int,
+    rate: int,
+    seconds: float,
+    windows: int,
 ) -> Flow:
-    """Write to the first so many instances, and see when it arrives. Raises WppSyncError when a
-    row does not."""
+    """Write to the first so many instances, and see when it arrives, so many times for so long.
+    Raises WppSyncError when a row does not."""
     step = max(instances // PROBED, 1)
     probed = [seed.instance_name(number) for number in range(0, instances, step)][:PROBED]
-    found = Flow(rate, instances, len(probed))
+    found: list[Window] = []
     async with _connect(fleet.pair.central) as there, _connect(fleet.pair.form) as here:
-        head = await _one(there, "SELECT MAX(id) FROM messages")
         committed: dict[int, float] = {}
-        probing = asyncio.create_task(_probe(here, probed, head, committed, found))
-        await _write(there, instances, head, rate, WARM_SECONDS, {}, set())
-        head = await _one(there, "SELECT MAX(id) FROM messages")
-        used, began = _used(fleet, daemon), time.monotonic()
-        rows = await _write(there, instances, head, rate, seconds, committed, set(probed))
-        took = time.monotonic() - began
-        found.written = rows / took
-        found.shares = {who: (now - used[who]) / took for who, now in _used(fleet, daemon).items()}
-        await _arrived(probing, committed)
-    for name in probed:
-        seed.must_equal(
-            fleet.pair.central, fleet.locals[name], "wpp_messages", f"instance = '{name}'"
-        )
-    return found
+        lags: list[float] = []
+        head = await _head(there)
+        probing = asyncio.create_task(_probe(here, probed, head, committed, lags))
+        try:
+            for _ in range(windows):
+                # The last window's rows have arrived: each begins with nobody behind.
+                await _write(there, instances, await _head(there), rate, WARM_SECONDS, {}, set())
+                head = await _head(there)
+                used, began = _used(fleet, daemon), time.monotonic()
+                rows = await _write(there, instances, head, rate, seconds, committed, set(probed))
+                took = time.monotonic() - began
+                now = _used(fleet, daemon)
+                await _arrived(probing, committed)
+                shares = {who: (now[who] - used[who]) / took for who in WHO}
+                found.append(Window(tuple(lags), rows / took, shares))
+                lags.clear()
+        finally:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+    _all_arrived(fleet)
+    return Flow(rate, instances, len(probed), seconds, tuple(found))
 
 
 def _used(fleet: servers.Fleet, daemon: Daemon) -> dict[str, float]:
     """Seconds of the processors, by who used them."""
-    pids = {
-        "daemon": daemon.pid,
-        "central server": fleet.pair.central_server.pid,
-        "local server": fleet.pair.local_server.pid,
-        "writer and prober": os.getpid(),
-    }
-    return {who: processes.cpu_seconds(pid) for who, pid in pids.items()}
+    pair = fleet.pair
+    pids = (daemon.pid, pair.central_server.pid, pair.local_server.pid, os.getpid())
+    return {who: processes.cpu_seconds(pid) for who, pid in zip(WHO, pids, strict=True)}
 
 
 async def _write(
@@ -153,7 +182,7 @@ async def _write(
 
 
 async def _probe(
-    connection: Any, probed: list[str], head: int, committed: dict[int, float], found: Flow
+    connection: Any, probed: list[str], head: int, committed: dict[int, float], lags: list[float]
 ) -> None:
     """Look for new rows until it is cancelled."""
     newest = dict.fromkeys(probed, head)
@@ -170,21 +199,27 @@ async def _probe(
             newest[name] = max(newest[name], id_)
             if id_ in committed:
                 # A row may be seen before its writer has heard of its own commit.
-                found.lags.append(max(now - committed.pop(id_), 0.0))
+                lags.append(max(now - committed.pop(id_), 0.0))
         await asyncio.sleep(PROBE_SECONDS)
 
 
 async def _arrived(probing: asyncio.Task[None], committed: Mapping[int, float]) -> None:
-    """Wait for the last rows, and end the probe."""
+    """Wait for the last rows of those that are looked at."""
     began = time.monotonic()
-    while committed and not probing.done():
+    while committed:
+        if probing.done():
+            probing.result()
         if time.monotonic() - began > _LOST_SECONDS:
             raise WppSyncError(f"{len(committed)} rows have not arrived: {sorted(committed)[:5]}")
         await asyncio.sleep(0.05)
-    probing.cancel()
-    await asyncio.wait([probing])
-    if not probing.cancelled():
-        probing.result()
+
+
+def _all_arrived(fleet: servers.Fleet) -> None:
+    """Wait until all instances, also those that nobody looked at, are copies."""
+    began = time.monotonic()
+    while fleet.unequal() and time.monotonic() - began < _LOST_SECONDS:
+        time.sleep(1.0)
+    fleet.must_be_equal()
 
 
 def _connect(server: seed.Server) -> Any:
@@ -198,8 +233,8 @@ def _connect(server: seed.Server) -> Any:
     )
 
 
-async def _one(connection: Any, sql: str) -> int:
+async def _head(connection: Any) -> int:
     async with connection.cursor() as cursor:
-        await cursor.execute(sql)
+        await cursor.execute("SELECT MAX(id) FROM messages")
         ((value,),) = await cursor.fetchall()
     return int(value)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from rich.console import Console
 
-from bench import seed, stats, table
-from bench.__main__ import BEGIN, DOCUMENT, END, refreshed
+from bench import processes, seed, stats, table
+from bench.__main__ import BEGIN, DOCUMENT, END, NAMES, main, refreshed
+from bench.measures import MEASURES, Measure
+from bench.measures.latency import Flow, Window
+from bench.measures.passes import counted
 from bench.place import Contender, Place
-from bench.results import Goal, Line, Measured, Outcome, Run
+from bench.results import Figures, Goal, Line, Measured, Outcome, Run
+from bench.rivals import version_in
 from daemon.errors import WppSyncError
 
 PIPE = Line("the pipe", "rows/s", (10.0, 20.0, 40.0))
@@ -35,9 +42,17 @@ RUN = Run(
     versions={"MariaDB": "10.11"},
     measured=(
         Measured("first", "the first one", 1.5, OUTCOME),
-        Measured("second", "the second one", 0.5, None, "it [failed]"),
+        Measured(
+            "second",
+            "the second one",
+            0.5,
+            None,
+            "it [failed]",
+            (Goal("the second's goal", 2, "s", None),),
+        ),
     ),
 )
+FIGURES = Figures.of([RUN], ["first", "second"])
 
 
 @pytest.mark.parametrize(
@@ -93,22 +108,237 @@ def test_the_json_has_medians_spread_ratios_and_verdicts() -> None:
 def test_the_terminal_is_told_everything() -> None:
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(table.terminal(RUN))
+        console.print(table.terminal(FIGURES))
     text = captured.get()
     for told in ("MariaDB 10.11", "30", "10 – 50", "1.50 ×", "a note", "no network", "it [failed]"):
         assert told in text
     assert [line.split("│")[4].strip() for line in text.splitlines() if line.startswith("│")] == [
-        "no", "yes", "?"
+        "no", "yes", "?", "?"
     ]  # fmt: skip
 
 
 def test_markdown_says_what_stands_in_the_way_of_what_is_not_reached() -> None:
-    text = table.markdown(RUN)
+    text = table.markdown(FIGURES)
     assert "| quick | ≥ 1.7 × the pipe | 1.5 × the pipe | no | a \\| b |" in text
     assert "| small | ≤ 100 MB | 80.2 MB | yes |  |" in text
-    assert "| unknown | ≤ 1 s | – | ? |  |" in text
+    assert "| unknown | ≤ 1 s | – | ? | no sling: no network |" in text
+    assert "| the second's goal | ≤ 2 s | – | ? | failed: it [failed] |" in text
     assert "| ours | 30 | 10 – 50 | rows/s | 1.50 × | 3 | a note |" in text
     assert "it [failed]" in text
+
+
+def test_a_file_of_an_older_bench_has_no_goals_of_what_failed() -> None:
+    document = RUN.document()
+    del document["measured"][1]["aims"]
+    assert [each.aims for each in Run.read(document).measured] == [(), ()]
+
+
+def taken(began: str, *names: str, quick: bool = False) -> Run:
+    outcome = Outcome(lines=(Line(f"by {began}", "s", (1.0,)),))
+    measured = tuple(Measured(name, f"it is {name}", 1.0, outcome) for name in names)
+    return Run(began, quick, 5, {"MariaDB": "10.11"}, measured)
+
+
+def test_of_several_runs_the_last_word_on_a_measure_counts() -> None:
+    figures = Figures.of(
+        [taken("monday", "b", "a"), taken("tuesday", "b", "c"), taken("friday", "c")],
+        ["a", "b", "c"],
+    )
+    assert [each.name for each in figures.measured] == ["a", "b", "c"]
+    assert [each.outcome and each.outcome.lines[0].what for each in figures.measured] == [
+        "by monday", "by tuesday", "by friday"
+    ]  # fmt: skip
+    heads = [line for line in table.markdown(figures).splitlines() if "Measured" in line]
+    assert [line.partition(": ")[0] for line in heads] == [
+        "Measured on monday (5 rounds), a",
+        "Measured on tuesday (5 rounds), b",
+        "Measured on friday (5 rounds), c",
+    ]
+
+
+def test_a_run_that_nothing_is_left_of_is_not_spoken_of() -> None:
+    figures = Figures.of([taken("monday", "a"), taken("tuesday", "a")], ["a"])
+    assert [run.began for run in figures.runs] == ["tuesday"]
+    assert "Measured on tuesday (5 rounds): MariaDB" in table.markdown(figures)
+
+
+def test_a_page_is_made_of_all_measures_and_of_no_quick_run() -> None:
+    names = ["a", "b"]
+    assert Figures.of([taken("monday", "a"), taken("tuesday", "b")], names).no_page(names) == ""
+    assert "Missing: b" in Figures.of([taken("monday", "a")], names).no_page(names)
+    quick = Figures.of([taken("monday", "a"), taken("tuesday", "b", quick=True)], names)
+    assert "quick" in quick.no_page(names)
+    slow_after_all = [taken("monday", *names, quick=True), taken("tuesday", *names)]
+    assert Figures.of(slow_after_all, names).no_page(names) == ""
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "page.md"
+    path.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    monkeypatch.setattr("bench.__main__.DOCUMENT", path)
+    return path
+
+
+def written(path: Path, run: Run) -> Path:
+    path.write_text(json.dumps(run.document()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--only", "start", "--markdown"], "Missing: first-sync"),
+        (["--quick", "--markdown"], "quick run"),
+        (["--read", "FILE", "--only", "start"], "stands alone"),
+        (["--read", "FILE", "--rounds", "2"], "stands alone"),
+        (["--read", "FILE", "--quick"], "stands alone"),
+        (["--read", "FILE", "--json", "FILE"], "stands alone"),
+        (["--read", "FILE", "--markdown"], "Missing: whole-process"),
+        (["--json", "/nowhere/at/all"], "No such file"),
+        (["--json", "/"], "Is a directory"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_done(
+    arguments: Sequence[str], why: str, page: Path, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "a.json", taken("monday", "first-sync"))
+    result = invoke(*(str(file) if each == "FILE" else each for each in arguments))
+    assert (result.exit_code, why in " ".join(result.output.split())) == (2, True), result.output
+    assert "old" in page.read_text()
+
+
+def test_files_are_read_together_and_make_the_page(page: Path, tmp_path: Path) -> None:
+    one = written(tmp_path / "a.json", taken("monday", *NAMES[:5]))
+    other = written(tmp_path / "b.json", taken("tuesday", *NAMES[5:]))
+    result = invoke("--read", one, "--read", other, "--markdown")
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert [text.count(f"(`--only {name}`)") for name in NAMES] == [1] * len(NAMES)
+    assert "old" not in text
+
+
+def test_figures_of_a_quick_run_are_shown_but_kept_from_the_page(
+    page: Path, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "a.json", taken("monday", *NAMES, quick=True))
+    assert invoke("--read", file).exit_code == 0
+    assert invoke("--read", file, "--markdown").exit_code == 2
+    assert "old" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", "{}", '{"measured": 3}', "\xff", "no samples", "samples that are none"],
+)
+def test_a_file_that_is_none_of_ours_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text, encoding="latin-1")
+    if "samples" in text:
+        document = taken("monday", "start").document()
+        samples = [] if text == "no samples" else ["x"]
+        document["measured"][0]["outcome"]["lines"][0]["samples"] = samples
+        path.write_text(json.dumps(document))
+    result = invoke("--read", path)
+    assert (result.exit_code, "no file of --json" in result.output) == (2, True), result.output
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = invoke("--read", tmp_path / "missing.json")
+    assert (result.exit_code, "No such file" in result.output) == (2, True)
+
+
+def test_a_file_of_what_failed_is_shown_and_says_so(tmp_path: Path) -> None:
+    result = invoke("--read", written(tmp_path / "a.json", RUN))
+    assert (result.exit_code, "it [failed]" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
+def test_a_measure_that_fails_still_has_its_goals(place: Place, measure: Measure) -> None:
+    goals = measure.goals(place)
+    assert [goal.measured for goal in goals] == [None] * len(goals)
+
+
+def test_the_issue_has_sixteen_goals(place: Place) -> None:
+    assert sum(len(measure.goals(place)) for measure in MEASURES) == 16
+
+
+def test_passes_that_do_not_count_are_taken_again_and_not_for_ever() -> None:
+    takes = iter([None, 0.001, None, 0.002])
+    assert counted(lambda: next(takes), 2) == (1.0, 2.0)
+    with pytest.raises(WppSyncError, match="only 0 of 10 passes"):
+        counted(lambda: None, 2)
+
+
+def test_each_window_is_a_sample() -> None:
+    windows = (Window((0.1, 0.3), 100, {"daemon": 0.5}), Window((0.2,), 100, {"daemon": 0.25}))
+    flow = Flow(100, 10, 10, 5.0, windows)
+    assert flow.quantiles(0.99) == (300.0, 200.0)
+    assert flow.share("daemon") == (50.0, 25.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        (
+            "mariadb-dump  Ver 10.19 Distrib 10.11.6-MariaDB, for debian-linux-gnu (x86_64)",
+            "10.11.6-MariaDB",
+        ),
+        ("mariadb-dump from 11.4.2-MariaDB, client 10.19 for Linux", "11.4.2-MariaDB"),
+        ("mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian", "10.11.19-MariaDB-0+deb12u1"),
+        ("something else 1", "something else 1"),
+    ],
+)
+def test_a_client_says_its_version(said: str, version: str) -> None:
+    assert version_in(said) == version
+
+
+def test_the_end_of_a_program_is_seen_when_it_comes() -> None:
+    # The quickest of several: the machine may be busy. Looking each 20 ms, none was below that.
+    assert min(processes.run(["sleep", "0.001"]).seconds for _ in range(10)) < 0.018
+
+
+def test_what_a_program_says_is_kept_and_its_failure_told() -> None:
+    ran = processes.run(["sh", "-c", "echo out; echo err >&2; sleep 0.05"])
+    assert ran.said == "out\nerr\n"
+    assert ran.peak_mb > 0
+    with pytest.raises(WppSyncError, match="sh ended with 3: why"):
+        processes.run(["sh", "-c", "echo why; exit 3"])
+
+
+def test_a_program_ends_with_all_it_started_when_the_bench_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+
+    def family(pid: int) -> list[int]:
+        if pids.exists() and pids.read_text().endswith("\n"):
+            raise SystemExit(143)
+        return []
+
+    monkeypatch.setattr(processes, "_family", family)
+    with pytest.raises(SystemExit):
+        processes.run(["sh", "-c", f"sleep 60 & echo $! > {pids}; wait"])
+    pid = int(pids.read_text())
+    deadline = time.monotonic() + 10
+    while _lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _lives(pid)
+
+
+def _lives(pid: int) -> bool:
+    """A zombie, which only its new parent can bury, does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 @pytest.mark.parametrize(
