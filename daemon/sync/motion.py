@@ -284,10 +284,8 @@ class Motion:
 
     @property
     def _round_interval(self) -> float:
-        """So far apart rounds are now. One over an incremental table lasts longer while central is
-        busy; one over a whole table comes less often, as with those who rest."""
-        slowness = self._central.slowness if self.incremental is None else 1.0
-        return self._interval * slowness
+        """So far apart rounds are now: farther while central is busy, as with those who rest."""
+        return self._interval * self._central.slowness
 
     @property
     def resync_progress(self) -> float | None:
