@@ -436,7 +436,10 @@ class Motion:
         )
 
     def _current_round(self) -> float:
-        return round_of(self._clock(), self._round_interval, self.plan.entity.central)
+        return self._round_at(self._round_interval)
+
+    def _round_at(self, interval: float) -> float:
+        return round_of(self._clock(), interval, self.plan.entity.central)
 
     def _begin_round(self) -> Reconcile | None:
         """The round that is due, if one is."""
@@ -455,6 +458,8 @@ class Motion:
 
     async def _round_step(self, stop: asyncio.Event, seconds: float) -> Step:
         if self.round is None:
+            if self._central.slowness > 1.0 and self._round_at(self._interval) > self._done:
+                await self._central.load.look()  # what was seen last may be long ago
             self.round = self._begin_round()
             self._round_saved_at = self._clock()
         if self.round is None or stop.is_set():
