@@ -96,28 +96,6 @@ async def test_whole_tables_are_compared_four_times_less_often(
         assert 5.0 < max(ended) - sorted(ended)[1] < 13.0, "eight seconds"
 
 
-async def test_rounds_are_as_near_as_before_soon_after(
-    databases: Databases, write_config: WriteConfig
-) -> None:
-    """What was seen in the last round, of an hour ago perhaps, does not put the next one off."""
-    central, local = databases
-    mirror.insert_messages(central, range(1, 101))
-    sync = _sync(rest_after="1000h", reconcile_interval="5s")
-    async with _running(write_config(central, {"nunes": local}, sync=sync)) as (built, nunes):
-        bearable = built.central.guard.bearable
-        _make_busy(built)
-        await _until(lambda: built.central.load.busy, 15)
-        await _until(lambda: nunes.motions["messages"].round is None, 10)
-        built.central.guard.bearable = bearable
-        live = iter(range(1_000, 2_000))
-
-        def is_calm() -> bool:
-            mirror.insert_messages(central, [next(live)])
-            return not built.central.load.busy
-
-        await _until(is_calm, 8)
-
-
 async def test_who_has_nothing_to_do_comes_to_rest(
     databases: Databases, write_config: WriteConfig
 ) -> None:
