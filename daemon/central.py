@@ -113,8 +113,9 @@ class Central:
     some that lie dense, perhaps, and meanwhile the instance copies nothing."""
 
     BUSY_FACTOR = 4.0
-    """So many times as long comparisons for those who rest take, and are apart, while central is
-    busy. They do not wait until it is not: nobody else sees what changes meanwhile."""
+    """So many times as long comparisons in the background take, and are apart, while central is
+    busy. They do not wait until it is not: it may be so for ever, and nobody else sees what
+    changes meanwhile."""
 
     GATHER_SECONDS = 0.005
     """So long keys are gathered from all instances that ask for the sums of theirs."""
@@ -438,8 +439,7 @@ class Central:
             if bounds.low is None:
                 break
             self._learn(sums.table, bounds, sum(count for count, _ in rows.values()), seconds)
-            pause = max(0.0, self._next_chunk_at[sums.table] - self._clock())
-            await asyncio.sleep(pause * self.slowness)
+            await asyncio.sleep(self._next_chunk_at[sums.table] - self._clock())
             bounds = grid.chunk_below(bounds.low, self._shifts[sums.table])
         return _told(found)
 
@@ -450,12 +450,14 @@ class Central:
         for start in range(0, len(keys), self.GATHER_KEYS):
             some = keys[start : start + self.GATHER_KEYS]
             statement = sql.key_sums(sums, some, f"hot {sums.table}")
-            _add(found, (await self._sums_for_rest("hot", statement))[0])
+            rows, seconds = await self._sums_for_rest("hot", statement)
+            _add(found, rows)
+            await asyncio.sleep(seconds * (self.slowness - 1.0))
         return _told(found)
 
     @property
     def slowness(self) -> float:
-        """How many times as long as else comparisons for those who rest take, as last seen."""
+        """How many times as long as else comparisons in the background take, as last seen."""
         busy = self.load.busy or self.guard.trouble is not None
         return self.BUSY_FACTOR if busy else 1.0
 
@@ -467,9 +469,7 @@ class Central:
         async with self._standing:
             began = self._clock()
             rows = await self._fetch(kind, statement)
-            seconds = self._clock() - began
-        await asyncio.sleep(seconds * (self.slowness - 1.0))
-        return _by_owner(rows), seconds
+        return _by_owner(rows), self._clock() - began
 
     # --- reconcile ------------------------------------------------------------------------------
 
@@ -527,6 +527,7 @@ class Central:
                     if smaller is None or error.errno not in db.TOOK_TOO_LONG:
                         raise
                     chunk.too_large_at = self._clock()
+                    self._pause(plan.entity.central, 0, chunk.too_large_at - asked_at)
                     shift = min(smaller, self._shifts[plan.entity.central])
                     self._shifts[plan.entity.central] = shift
                     return None
@@ -548,6 +549,7 @@ class Central:
 
     def _learn(self, table: str, bounds: Range, rows: int, seconds: float) -> None:
         """Adapt the chunks' width, and when the next one may be asked for."""
+        self._pause(table, rows, seconds)
         quick, slow = self.CHUNK_SECONDS
         width = 1 << self._shifts[table]
         whole = bounds.low is not None and bounds.high == bounds.low + width
@@ -555,11 +557,19 @@ class Central:
             self._shifts[table] = max(grid.LEAST_SHIFT, self._shifts[table] - 1)
         elif seconds < quick and whole:
             self._shifts[table] = min(grid.MOST_SHIFT, self._shifts[table] + 1)
-        self._next_chunk_at[table] = self._clock() + rows / self._compared_per_second
+
+    def _pause(self, table: str, rows: int, seconds: float) -> None:
+        pause = grid.pause_after(rows, seconds, self._compared_per_second, self.slowness)
+        self._next_chunk_at[table] = self._clock() + pause
+
+    def next_chunk_at(self, plan: Plan) -> float:
+        """When a chunk of the table that nobody has asked for may be summed next in the background,
+        in seconds of the clock."""
+        return self._next_chunk_at[plan.entity.central]
 
     async def may_sum(self, plan: Plan, instance: str, bounds: Range, since: float) -> bool:
         """Whether a background comparison may ask for this chunk now: it costs nothing, or it is
-        its turn and central is not busy with others."""
+        its turn, which comes less often while central is busy."""
         known = self._chunks.get((plan.central_sums, bounds.high))
         if (
             known is not None
@@ -572,7 +582,7 @@ class Central:
         if self._clock() < self._next_chunk_at[plan.entity.central]:
             return False
         await self.load.look()
-        return not self.load.busy
+        return True
 
     async def key_sum(self, plan: Plan, instance: str, keys: Collection[Key]) -> Sum:
         """The instance's rows with these keys.

@@ -53,6 +53,12 @@ def smaller_shift(bounds: Range) -> int | None:
     return max(LEAST_SHIFT, width.bit_length() - 4)
 
 
+def pause_after(rows: int, seconds: float, rows_per_second: float, slowness: float) -> float:
+    """How long the next chunk's sums wait after those of so many rows, which took so many seconds:
+    so that both together are `slowness` times as long as they are when that is 1."""
+    return (seconds + rows / rows_per_second) * slowness - seconds
+
+
 def closed(bounds: Range, highest: int) -> list[Range]:
     """A range with an open end as one with two ends, which holds nearly all of it, and the rest."""
     if bounds.high is None:

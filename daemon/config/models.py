@@ -162,13 +162,12 @@ class Sync(Section):
     row costs central some 1.6 µs."""
 
     max_threads_running: Annotated[WholeNumber, Field(ge=1)] = 25
-    """While more threads are at work in central, comparisons in the background wait, and what is
-    copied in bulk slows down."""
+    """While more threads are at work in central, comparisons in the background go on four times
+    slower, and what is copied in bulk slows down."""
 
     max_replica_lag: Seconds | None = 30.0
-    """While central, a replica, is more seconds behind, what is copied in bulk slows down; None: it
-    does not. A replica in order is a second or two behind; where central is none, nothing is asked
-    for."""
+    """The same while central, a replica, is more seconds behind; None: never. A replica in order is
+    a second or two behind; where central is none, nothing is asked for."""
 
     max_rows_per_second: Annotated[WholeNumber, Field(ge=1)] | None = None
     """Rows that are written in a second at most, all instances together. None: no bound."""

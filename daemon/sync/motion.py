@@ -26,6 +26,13 @@ from daemon.sync.reconcile import Bounds, Reconcile
 from daemon.watch import Member, Standing, Watch
 
 
+def goes_on_at(now: float, next_chunk_at: float, pause: float, share: float) -> float:
+    """When a round asks again that waits for its chunk's turn. Pure. `share`, from 0 to 1, is
+    another one for each instance: the first of them asks for all, the others follow within a pause.
+    """
+    return max(now + pause, next_chunk_at + share * pause)
+
+
 def round_of(now: float, interval: float, table: str) -> float:
     """When the round began that `now` lies in. Pure. Tables begin at different moments, instances
     that compare the same one at the same."""
@@ -112,7 +119,7 @@ class Motion:
     """So long a step compares hot rows, before new rows are looked for again."""
 
     _PACE_SECONDS = 1.0
-    """So soon a comparison in the background that waits for its turn asks again."""
+    """So soon a comparison in the background goes on, or asks again whether it is its turn."""
 
     _SPREAD_SECONDS = 10.0
     """A round begins for all instances within so long, so that the others' new rows are not kept
@@ -141,6 +148,9 @@ class Motion:
         self.hot = hot
         self.round: Reconcile | None = None
         """The comparison of the whole table that is under way."""
+
+        self._round_waits = False
+        """It is not its turn yet."""
 
         self.asked: Reconcile | None = None
         """A comparison that somebody has asked for."""
@@ -264,10 +274,18 @@ class Motion:
         if self._asked_at is not None or (self.incremental is None and self.state.resync):
             return now
         if self.round is not None:
-            return now + self._PACE_SECONDS
-        current = self._current_round()
-        spread = self._share * min(max(self._SPREAD_SECONDS, spread), self._interval / 5)
-        return current + spread + (self._interval if self._done >= current else 0.0)
+            if not self._round_waits:
+                return now + self._PACE_SECONDS
+            pause = self._PACE_SECONDS * self._central.slowness
+            return goes_on_at(now, self._central.next_chunk_at(self.plan), pause, self._share)
+        current, interval = self._current_round(), self._round_interval
+        spread = self._share * min(max(self._SPREAD_SECONDS, spread), interval / 5)
+        return current + spread + (interval if self._done >= current else 0.0)
+
+    @property
+    def _round_interval(self) -> float:
+        """So far apart rounds are now: farther while central is busy, as with those who rest."""
+        return self._interval * self._central.slowness
 
     @property
     def resync_progress(self) -> float | None:
@@ -421,7 +439,10 @@ class Motion:
         )
 
     def _current_round(self) -> float:
-        return round_of(self._clock(), self._interval, self.plan.entity.central)
+        return self._round_at(self._round_interval)
+
+    def _round_at(self, interval: float) -> float:
+        return round_of(self._clock(), interval, self.plan.entity.central)
 
     def _begin_round(self) -> Reconcile | None:
         """The round that is due, if one is."""
@@ -440,12 +461,15 @@ class Motion:
 
     async def _round_step(self, stop: asyncio.Event, seconds: float) -> Step:
         if self.round is None:
+            if self._central.slowness > 1.0 and self._round_at(self._interval) > self._done:
+                await self._central.load.look()  # what was seen last may be long ago
             self.round = self._begin_round()
             self._round_saved_at = self._clock()
         if self.round is None or stop.is_set():
             return Step(0, 0, 0, more=False)
         before = (self.round.tally.written, self.round.tally.deleted)
         more = await self.round.step(self.committer, self.bounds(), stop, seconds)
+        self._round_waits = not more
         tally = self.round.tally
         if self.round.finished:
             await self._end_round(self.round)

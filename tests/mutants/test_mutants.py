@@ -41,6 +41,20 @@ MUTANTS = (
         "tests/fault/test_kill_sweep.py",
     ),
     Mutant(
+        "comparisons do not wait until central is busy no more",
+        "daemon/central.py",
+        "        await self.load.look()\n        return True\n",
+        "        await self.load.look()\n        return not self.load.busy\n",
+        "tests/integration/test_busy_central.py",
+    ),
+    Mutant(
+        "a round that waits for its turn takes none every second",
+        "daemon/sync/motion.py",
+        "            if not self._round_waits:\n",
+        "            if self.round is not None:\n",
+        "tests/integration/test_busy_central.py",
+    ),
+    Mutant(
         "what is known of a migration's copy ends with its change",
         "daemon/migrations/shadow.py",
         "        self._known.pop(copy, None)\n",

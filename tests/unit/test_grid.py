@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from daemon import grid
 from daemon.sql import Key, Range
-from daemon.sync.motion import round_of
+from daemon.sync.motion import goes_on_at, round_of
 from daemon.sync.reconcile import differences
 
 IDS = st.integers(-(2**40), 2**62)
@@ -78,6 +78,27 @@ def test_the_parts_of_a_range_are_the_range(low: int, size: int, offsets: list[i
     for offset in [*(o % size for o in offsets), 0, size - 1]:
         assert times_in(parts, low + offset) == 1
         assert holds(parts[offset // width], low + offset), "as the server numbers them"
+
+
+@given(st.integers(0, 10**6), st.floats(0, 10), st.floats(1e3, 1e6), st.sampled_from([1.0, 4.0]))
+def test_a_chunk_and_its_pause_are_so_many_times_as_long(
+    rows: int, seconds: float, per_second: float, slowness: float
+) -> None:
+    at_rest = grid.pause_after(rows, seconds, per_second, 1.0)
+    assert abs(at_rest - rows / per_second) < 1e-6, "nothing but what its rows are worth"
+    pause = grid.pause_after(rows, seconds, per_second, slowness)
+    assert abs(pause + seconds - slowness * (at_rest + seconds)) < 1e-6
+
+
+@given(
+    st.floats(0, 1e4), st.floats(-1e9, 1e4), st.sampled_from([1.0, 4.0]), st.floats(0, 1)
+)  # fmt: skip
+def test_a_round_waits_for_its_turn_and_no_pause_longer(
+    now: float, next_chunk_at: float, pause: float, share: float
+) -> None:
+    at = goes_on_at(now, next_chunk_at, pause, share)
+    assert at >= now + pause, "it cannot be its turn much earlier"
+    assert next_chunk_at <= at <= max(now, next_chunk_at) + pause
 
 
 @given(st.floats(0, 1e7), st.floats(1, 1e5), st.sampled_from(["messages", "contacts"]))
