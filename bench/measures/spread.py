@@ -52,7 +52,7 @@ def goals(place: Place, p99: float | None = None, share: float | None = None) ->
             60,
             "% of a core",
             share,
-            in_the_way="a pass for each instance that has something new, with a read and a"
+            in_the_way="a pass for each instance that has something new, with a"
             " transaction of its own",
         ),
     )
