@@ -259,8 +259,8 @@ async def test_the_position_never_claims_more_than_was_scanned(
         pages: list[tuple[int, Page]] = []
         ask_head, ask_page = built.central.head, built.central.page
 
-        async def head(table: str, key: str) -> Head:
-            found = await ask_head(table, key)
+        async def head(table: str, key: str, *, watched: bool = False) -> Head:
+            found = await ask_head(table, key, watched=watched)
             if table == "messages":
                 mirror.insert_message(central, None)
             return found
