@@ -319,7 +319,7 @@ async def test_a_rewind_is_remembered_until_it_is_written_and_forgotten_after_a_
         await look(watch)
         if why == "the first try failed":
             with monkeypatch.context() as patched:
-                patched.setattr(state, "locked", _no_answer)
+                patched.setattr(state, "see", _no_answer)
                 with pytest.raises(TransientError):
                     await instance.sync_pass(asyncio.Event())
         await operations.resume(instance, "messages")
@@ -335,5 +335,5 @@ async def test_a_rewind_is_remembered_until_it_is_written_and_forgotten_after_a_
         assert mirror.differences(central, local) == ""
 
 
-async def _no_answer(*_: object) -> None:
+def _no_answer(*_: object) -> None:
     raise TransientError("local nunes", 1205, "Lock wait timeout exceeded")
