@@ -66,7 +66,7 @@ MUTANTS = (
         "daemon/reads.py",
         "        end = wanted.upto if self.reached is None else min(wanted.upto, self.reached)\n",
         "        end = wanted.upto\n",
-        "tests/unit/test_reads.py",
+        "tests/unit/test_divided_reads.py",
     ),
     Mutant(
         "who asks while a read for several is under way is not given its answer",
