@@ -424,7 +424,8 @@ class Committer:
         and then nothing would show that the ids below are other rows."""
         following = replace(self.state, rewound=True)
         async with self._transaction(following):
-            self.state = following
+            pass  # but for the state
+        self.state = following  # not before: what is not written must be told of once more
 
     async def see_that_the_plan_holds(self) -> None:
         """Look at both tables again now and then. Raises PlanChangedError, SchemaError."""
