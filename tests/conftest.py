@@ -6,9 +6,12 @@ on it and is the faster choice for a test that leaves its servers alone. The two
 differ in every setting that must not matter to a copy. A crash of a server fails its test.
 
 A pair is a family of servers for each side. What stands in tests/integration and tests/fault and
-asks for a server runs on all four pairs, and its id names the pair; the other tests, and those
-marked `mariadb`, run on MariaDB alone. `--families` chooses pairs. Where there is no MySQL (see
-tests/mysql_server.py) its pairs are skipped, and the run's last lines say so.
+asks for a server can run on all four pairs, and its id names the pair; the other tests, and those
+marked `mariadb`, run on MariaDB alone. All on all pairs takes hours on a slow machine, so the
+ordinary run has all of them on MariaDB, and of each test one case on one of the other three pairs,
+the same pair for a whole module; those marked `all_pairs` run on all. `--families` chooses others.
+Where there is no MySQL (see tests/mysql_server.py) its pairs are skipped, and the run's last lines
+say so.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import pytest
 import yaml
@@ -51,6 +55,7 @@ FAMILIES: dict[str, type[PrivateServer]] = {"mariadb": MariaDB, "mysql": MySQL}
 NO_MYSQL = "there is no MySQL server"
 SERVERS = ("maria", "ld-linux", "prometheus")  # what their processes are called
 ON_ALL_PAIRS = ("integration", "fault")
+ORDINARY = "ordinary"
 
 _numbers = count(1)
 
@@ -100,13 +105,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also what takes minutes")
     parser.addoption(
         "--families",
-        default="all",
-        help=f"pairs of server families to test, central-local: all, or some of {', '.join(PAIRS)}",
+        default=ORDINARY,
+        help="pairs of server families to test, central-local:"
+        f" {ORDINARY} (all on MariaDB, of each test one case on another pair), all,"
+        f" or some of {', '.join(PAIRS)}",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "mariadb: not for other families' servers")
+    config.addinivalue_line("markers", "all_pairs: on all pairs of families, all of its cases")
     unknown = set(_wanted(config)) - PAIRS.keys()
     if unknown:
         raise pytest.UsageError(
@@ -116,7 +124,48 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _wanted(config: pytest.Config) -> list[str]:
     chosen = str(config.getoption("--families"))
-    return list(PAIRS) if chosen == "all" else chosen.split(",")
+    return list(PAIRS) if chosen in ("all", ORDINARY) else chosen.split(",")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """An ordinary run's part of what can run on all pairs; a case that is named runs anyhow."""
+    by_name = any("[" in argument for argument in config.args)
+    if by_name or config.getoption("--families") != ORDINARY:
+        return
+    kept = _ordinary([_case_of(item) for item in items])
+    config.hook.pytest_deselected(
+        items=[item for item, keep in zip(items, kept, strict=True) if not keep]
+    )
+    items[:] = [item for item, keep in zip(items, kept, strict=True) if keep]
+
+
+class _Case(NamedTuple):
+    module: str
+    function: str
+    pair: Pair | None
+    """None: it runs on no pair, or on all."""
+
+
+def _case_of(item: pytest.Item) -> _Case:
+    module = item.path.name
+    function = item.nodeid.partition("[")[0]
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    everywhere = any(item.iter_markers("all_pairs"))
+    return _Case(module, function, None if everywhere else params.get("pair"))
+
+
+def _ordinary(cases: Sequence[_Case]) -> list[bool]:
+    """Which of them an ordinary run takes. The choice hangs on names alone: all workers have to
+    make the same one."""
+    others = [pair for pair in PAIRS.values() if pair != MARIADB]
+    elsewhere: dict[str, list[int]] = {}
+    for number, case in enumerate(cases):
+        if case.pair == others[crc32(case.module.encode()) % len(others)]:
+            elsewhere.setdefault(case.function, []).append(number)
+    chosen = {
+        numbers[crc32(function.encode()) % len(numbers)] for function, numbers in elsewhere.items()
+    }
+    return [case.pair in (None, MARIADB) or number in chosen for number, case in enumerate(cases)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -143,6 +192,10 @@ def pytest_terminal_summary(
 ) -> None:
     """What nobody should overlook: servers that this run says nothing about."""
     left_out = [name for name in PAIRS if name not in _wanted(config)]
+    if config.getoption("--families") == ORDINARY:
+        terminalreporter.write_line(
+            "on MySQL: one case of each test, on one pair; --families all: all of them on all pairs"
+        )
     if left_out:
         terminalreporter.write_line(f"not tested (--families): {', '.join(left_out)}", yellow=True)
     skipped = terminalreporter.stats.get("skipped", [])

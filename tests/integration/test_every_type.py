@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WriteConfig = Callable[..., Path]
 
-pytestmark = pytest.mark.usefixtures("way")
+pytestmark = [pytest.mark.usefixtures("way"), pytest.mark.all_pairs]
 Form = Literal["bytes", "bits", "text", "number", "double", "moment", "document"]
 
 # As the application's sessions may be: whatever is inserted is taken, clipped if need be.
