@@ -24,7 +24,7 @@ from daemon.errors import WppSyncError
 from daemon.loop import Loop
 from daemon.status import compared_at
 from daemon.sync.commit import Committed
-from daemon.throttle import Bearable, Guard, Reason
+from daemon.throttle import Bearable, Guard, Reason, Throttle
 from tests import mirror
 from tests.daemon_process import run_cli
 from tests.in_process import parts
@@ -298,7 +298,11 @@ async def test_a_busy_central_slows_a_first_sync_down_and_it_recovers(
         assert max(recovered) > 5 * slow, (rates, recovered)
         assert _prompt(there, commits, "ondas")
         assert _throttled(built, "nunes", "central_load") > 3
-        assert not [why for why in get_args(Reason) if _throttled(built, "ondas", why)]
+        # It has nunes' 150,000 ids before it, too: where central takes long to pass over them, that
+        # is bulk, and held a second at a time between its new rows.
+        held = {why: _throttled(built, "ondas", why) for why in get_args(Reason)}
+        assert held.pop("central_load") < 3 * Throttle.LONGEST_SECONDS, held
+        assert not any(held.values()), held
 
 
 async def test_nobody_asks_how_busy_central_is_while_nothing_is_copied_in_bulk(
