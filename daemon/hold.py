@@ -20,6 +20,10 @@ from daemon.lock import SILENCE_SECONDS, VERB_SILENCE_SECONDS, Lock
 _KEEP_SECONDS = 4.0
 """So often at least the server hears of whoever has the lock."""
 
+_ASKING_AT_ONCE = 40
+"""While no other daemon is about, so many of the instances that have much to do look for one in
+that time: that is enough to see it, and then all of them look."""
+
 _TELL_SECONDS = 2.0
 """So often, at the most, is written how many instances this daemon copies."""
 
@@ -64,6 +68,9 @@ class Hold:
         """Nobody else has copied the instance since this process did, as seen when it was taken."""
 
         self._not_alone_until = float("-inf")
+        self._looked_at = clock()
+        """When it was last looked who asks for the lock."""
+
         self._resting = False
         self._taken = Bell()
         """There is a connection to be kept."""
@@ -201,8 +208,9 @@ class Hold:
                 return
             pause = _KEEP_SECONDS
             connection = self.connection
-            if connection is None or not connection.usable:
+            if connection is None or not connection.usable or self._others_look(connection):
                 continue
+            self._looked_at = self._clock()
             try:
                 by, stood_by = await self._lock.asked_by(connection)
                 if stood_by:
@@ -217,6 +225,15 @@ class Hold:
             if asker is not None and self._seats.give(asker):
                 self.asked_for, self._given_to = True, by
                 wake.set()
+
+    def _others_look(self, connection: Connection) -> bool:
+        """The server has heard of us, and whether another daemon is about is looked at elsewhere."""
+        now = self._clock()
+        if not self._seats.alone or now < self._not_alone_until:
+            return False
+        if now - connection.used_at > _KEEP_SECONDS:
+            return False
+        return now - self._looked_at < _KEEP_SECONDS * self._seats.taken / _ASKING_AT_ONCE
 
     def _did_not_come_lately(self, who: int) -> bool:
         known, at = self._did_not_come

@@ -26,7 +26,7 @@ from daemon.errors import WppSyncError
 RATE = 200
 COMMITS_PER_SECOND = 100
 PROBED = 20
-PROBE_SECONDS = 0.01
+PROBE_SECONDS = 0.025
 
 # What comes first does not count.
 WARM_SECONDS = 3.0

@@ -11,7 +11,7 @@ from bench.processes import Daemon
 from bench.results import Goal, Line, Outcome
 
 # Messages of one instance.
-_EACH = 20
+_EACH = 1_000
 
 
 def thousand(place: Place) -> AbstractContextManager[servers.Fleet]:

@@ -8,6 +8,7 @@ of each block's keys, together with the blocks of all instances that ask at that
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Mapping
 
 from daemon import local
@@ -17,6 +18,18 @@ from daemon.entities import reads_the_clock
 from daemon.sql import Key, parts
 from daemon.sync.commit import Committer
 from daemon.sync.reconcile import Bounds, Reconcile, differences
+
+
+_PLACES = 10
+"""In each interval there are so many moments at which instances compare: those of one moment ask
+central together, and not all ask the local servers at once."""
+
+
+def next_moment(now: float, interval: float, instance: str) -> float:
+    """When an instance compares next: the same in each interval. In seconds of the clock. Pure."""
+    offset = zlib.crc32(instance.encode()) % _PLACES / _PLACES * interval
+    moment = ((now - offset) // interval + 1) * interval + offset
+    return moment if moment > now else moment + interval  # rounded
 
 
 class Hot:
@@ -85,9 +98,8 @@ class Hot:
         if not self.due:
             return False
         if not self._sweeping:
-            # At the same moments for all instances, so that many ask central together; and from the
-            # beginning: the interval holds however long this takes.
-            self.due_at = (self._clock() // self._interval + 1) * self._interval
+            # From the beginning: the interval holds however long this takes.
+            self.due_at = next_moment(self._clock(), self._interval, committer.instance)
             self._sweeping, self._below, self._seen = True, None, 0
             self._began_at = self._clock()
             self._found, self._sum = [], NOTHING

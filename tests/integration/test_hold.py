@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon import hold as holding
 from daemon.app import VERSION
 from daemon.errors import StandbyError
 from daemon.instance import Instance
+from daemon.lock import Lock
+from daemon.sql import Statement
 from tests import mirror
 from tests.in_process import a_pass, one
 
 if TYPE_CHECKING:
+    from daemon.db import Connection
     from tests.conftest import Databases
 
 ELSEWHERE = "UPDATE wpp_sync_copier SET host = 'elsewhere', version = '1+0123456789abcdef'"
@@ -90,3 +95,45 @@ async def test_who_has_not_room_for_all_keeps_them_open(
         daemon.running = True
         await a_pass(daemon)
         assert await may_rest(daemon)
+
+
+async def test_of_many_busy_ones_few_look_for_another_daemon_until_it_comes(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    central, local = databases
+    monkeypatch.setattr(holding, "_KEEP_SECONDS", 0.05)
+    looks = 0
+    asked_by = Lock.asked_by
+
+    async def counted(lock: Lock, connection: Connection) -> tuple[int | None, bool]:
+        nonlocal looks
+        looks += 1
+        return await asked_by(lock, connection)
+
+    monkeypatch.setattr(Lock, "asked_by", counted)
+
+    async def seen(daemon: Instance, *, busy: bool) -> int:
+        nonlocal looks
+        looks = 0
+        connection = daemon.hold.connection
+        assert connection is not None
+        for _ in range(60):
+            await asyncio.sleep(0.01)
+            if busy:
+                await connection.fetch(Statement("SELECT 1", (), "test"))
+        return looks
+
+    async with one(write_config(central, {"nunes": local})) as daemon:
+        stop, wake = asyncio.Event(), asyncio.Event()
+        await daemon.hold.take(daemon=True)
+        assert alone(daemon)
+        keeping = asyncio.create_task(daemon.hold.keep(stop, wake, busy=lambda: False))
+        assert await seen(daemon, busy=True) > 5  # the only one
+        for number in range(40_000):
+            daemon.shared.seats.take(f"i{number}")
+        assert await seen(daemon, busy=True) <= 1
+        assert await seen(daemon, busy=False) > 5  # so that the server hears of it
+        daemon.shared.seats.saw_another()
+        assert await seen(daemon, busy=True) > 5
+        stop.set()
+        await keeping
