@@ -436,6 +436,31 @@ class Connection:
         finally:
             self.in_transaction = False
 
+    async def at_once(self, *statements: Statement | bytes) -> bool:
+        """BEGIN, these, COMMIT in one round trip: nothing of it has to be seen before it is
+        committed. Whether that was done; where one of them is refused for its own sake, all is
+        rolled back.
+
+        Raises TransientError for a server's trouble. Where that meets the COMMIT, or the
+        connection, the outcome is unknown: the caller reads the state again.
+        """
+        begin, commit = self._signature + b"START TRANSACTION", self._signature + b"COMMIT"
+        self.in_transaction = True
+        try:
+            answers = await self.exchange([begin, *statements, commit])
+            if (refusal := answers.refusal) is None:
+                return True
+            if len(answers.rows) > len(statements):
+                self.discard()
+                raise refusal
+            with suppress(DatabaseError):  # which closes the connection: that rolls back as well
+                await self.execute(self._signature + b"ROLLBACK")
+            if isinstance(refusal, TransientError) or not answers.rows or not self.usable:
+                raise refusal
+        finally:
+            self.in_transaction = False
+        return False
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Inside a transaction: what the block has written is undone when it fails and the

@@ -33,6 +33,13 @@ class _Silent:
 
 class _Now:
     silent = False
+    details = True
+    """What is said of details is written."""
+
+
+def hear_details(*, heard: bool) -> None:
+    """Whether anybody hears what is said to `debug`: else it is not worth the words."""
+    _Now.details = heard
 
 
 def silence() -> None:
@@ -53,7 +60,8 @@ class _Of:
         return get_logger().bind(instance=self._instance, **known)
 
     def debug(self, event: str, **about: object) -> None:
-        get_logger().debug(event, instance=self._instance, **about)
+        if _Now.details:
+            get_logger().debug(event, instance=self._instance, **about)
 
     def info(self, event: str, **about: object) -> None:
         get_logger().info(event, instance=self._instance, **about)

@@ -227,7 +227,7 @@ class Hold:
                 wake.set()
 
     def _others_look(self, connection: Connection) -> bool:
-        """The server has heard of us, and whether another daemon is about is looked at elsewhere."""
+        """The server has heard of us, and others of ours look whether another daemon is about."""
         now = self._clock()
         if not self._seats.alone or now < self._not_alone_until:
             return False

@@ -323,7 +323,11 @@ class Instance:
                 self._reads_done = reading
                 chosen = again or [name for name in self.motions if name not in skip]
                 motions = {n: self.motions[n] for n in chosen if n in self.motions}
-                result.add(await take_turns(motions, stop, background=self.running))
+                result.add(
+                    await take_turns(
+                        motions, stop, background=self.running, all_of_them=self.somebody_waits
+                    )
+                )
                 self.motions.start_over_where_changed(result)
                 if not result.moved:
                     break

@@ -26,6 +26,9 @@ which is needed once a connection (measured: the two ways are alike between 10 a
 _AT_ONCE_ROWS = 200
 """No more rows are tried in one statement with others: what has to be undone stays small."""
 
+_INSERT_ROWS = 19
+"""No more rows are inserted so."""
+
 _READ_BACK_ROWS = 500
 """Rows whose checked columns are read back at once; they stand in memory beside the batch."""
 
@@ -65,7 +68,22 @@ def upsert_at_once(
     that leaves room for others in its packet."""
     if _goes_in_bulk(connection, rows) or len(rows) > _AT_ONCE_ROWS:
         return None
-    head, tail = _upsert_frame(plan, note)
+    return _single(connection, rows, plan, *_upsert_frame(plan, note))
+
+
+def insert_at_once(
+    connection: Connection, plan: Plan, rows: Sequence[Row], note: str
+) -> bytes | None:
+    """As `upsert_at_once`, for rows of which none stands there yet: where one does, or another one
+    has its unique key, the statement is refused. To the server it is half the work."""
+    if len(rows) > _INSERT_ROWS:
+        return None
+    return _single(connection, rows, plan, _upsert_frame(plan, note)[0], b"")
+
+
+def _single(
+    connection: Connection, rows: Sequence[Row], plan: Plan, head: bytes, tail: bytes
+) -> bytes | None:
     most = min(_STATEMENT_BYTES, connection.max_packet // 2)
     pieces = list(islice(sql.rows_as_values(rows, plan.binary, most), 2))
     if len(pieces) > 1 or len(head) + len(pieces[0]) + len(tail) > most:

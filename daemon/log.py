@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import structlog
 
+from daemon import events
 from daemon.errors import WppSyncError, without_secrets
 from daemon.repeats import Event, Repeats
 
@@ -77,6 +78,7 @@ def set_up(
         else structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     )
     _Now.style = Style(_LEVELS[level], renderer, journal)
+    events.hear_details(heard=level == "debug")
     structlog.configure(
         processors=[
             _drop_unimportant,

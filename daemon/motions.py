@@ -175,7 +175,7 @@ class Motions(Mapping[str, Motion]):
         for entity, motion in self.items():
             if entity not in skip:
                 self._know(entity, motion)
-                if motion.caught_up:
+                if motion.caught_up and entity in result.rows:
                     at = motion.compared_at if motion.incremental is None else None
                     self._caught_up_at[entity] = self._clock() if at is None else at
                 self._replanned.discard(entity)

@@ -277,6 +277,28 @@ def see(known: State, rows: Sequence[Row]) -> None:
         )
 
 
+def fence(known: State, note: str) -> Statement:
+    """Locks the row, and is refused (error 1242) where it is not what we know: for a transaction
+    of which nothing is seen before it is committed. What `see` compares, compared by the server."""
+    return Statement(
+        "SELECT IF(SUM(last_synced_id = %s AND settled_id = %s AND settled_for = %s"
+        " AND (resync <> 0) = %s AND (rewound <> 0) = %s"
+        " AND CAST(instance AS BINARY) <=> %s AND CAST(source AS BINARY) <=> %s) = 1,"
+        " 1, (SELECT 1 UNION SELECT 2)) FROM wpp_sync_state WHERE entity = %s FOR UPDATE",
+        (
+            known.last_synced_id,
+            known.settled_id,
+            known.settled_for,
+            known.resync,
+            known.rewound,
+            known.instance,
+            known.source,
+            known.entity,
+        ),
+        note,
+    )
+
+
 def write(state: State, note: str) -> Statement:
     """Writes the row that is locked: what a transaction ends with."""
     return Statement(

@@ -121,7 +121,6 @@ class Member:
         # What was scanned before is not known to concern it, nor that it does not.
         self._suspect = None if table.ledger is None else table.ledger.base
         self._heeded = False
-        """Nothing was told since the last `take`."""
 
         self._quiet_at = float("-inf")
 
@@ -136,6 +135,12 @@ class Member:
     def wake(self) -> None:
         """Nobody knows any more whether there is something."""
         self.tell(None)
+
+    @property
+    def heeded(self) -> bool:
+        """Nothing was told since the last `take`, and somebody looks."""
+        table = self._table
+        return self._heeded and table.ledger is not None and not table.trouble
 
     @property
     def again_from(self) -> int | None:

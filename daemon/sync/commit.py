@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from daemon import local, sql, state
 from daemon.aio import Clock
 from daemon.central import Central
-from daemon.db import NO_PARENT, Answers, Connection
+from daemon.db import NO_PARENT, Answers, Connection, Transaction
 from daemon.errors import PlanChangedError, RewoundError, RowError, SchemaError
 from daemon.schema import Plan
 from daemon.sql import Key, Row, Statement
 from daemon.state import State
 from daemon.sync import quarantine
 from daemon.sync.ahead import Ahead, NotAheadError, Turn
-from daemon.sync.derived import DerivedTable
+from daemon.sync.derived import DerivedTable, Group, Told
 from daemon.sync.quarantine import Refusal, Strikes
 from daemon.sync.write import Writer
 from daemon.throttle import Throttle
@@ -78,6 +78,9 @@ class Committer:
 
     _RETRY_SECONDS = 600.0
     """So often the quarantined rows are tried again; at the start of a motion they are, too."""
+
+    _INSERT_SECONDS = 60.0
+    """So long rows are not inserted, but upserted, after a row stood there already."""
 
     _PLAN_SECONDS = 60.0
     """Rows are written by a plan no older than this: the server tells of a column that is gone, but
@@ -133,6 +136,7 @@ class Committer:
         self._patient_writer = Writer(connection, central, plan, instance, Strikes(most=None))
         self._read_plan = read_plan
         self._planned_at = clock()
+        self._insert_from = clock()
         self._clock = clock
         self._on_commit = on_commit
 
@@ -166,9 +170,16 @@ class Committer:
             await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following(watermark, settled, finished=finished)
-        attempt = [] if delete or retried else self._attempt(rows)
-        async with self._transaction(following, attempt) as answers:
-            change = await self._change(rows, delete, release, retried=retried, answers=answers)
+        simple = not (delete or release or retried)
+        if simple and await self._at_once(rows, following):
+            change = _Change(len(rows), 0, {}, frozenset(), retried=False)
+        else:
+            attempt, groups = self._attempt(rows) if simple else ([], [])
+            async with self._transaction(following, attempt) as transaction:
+                change = await self._change(
+                    rows, delete, release, transaction.last,
+                    retried=retried, answers=transaction.attempt, groups=groups,
+                )  # fmt: skip
         self._changed(change, following, began, late=late, bulk=bulk)
         return change.written
 
@@ -215,30 +226,70 @@ class Committer:
             resync=self.state.resync and not finished,
         )
 
+    async def _at_once(self, rows: Sequence[Row], following: State) -> bool:
+        """Write rows that are new here, and the state, in one exchange; whether that was done. Only
+        where nothing has to be asked: what is derived does not change by these rows.
+
+        A key that could be inserted stood nowhere, so nothing was derived from it.
+        """
+        if self._clock() < self._insert_from or self.state.resync or not rows:
+            return False
+        insert = self._writer.insert(rows)
+        if insert is None or any(groups is None or groups for groups in self._groups_of(rows)):
+            return False
+        if not self.excluded.isdisjoint(self.plan.keys(rows)):
+            return False
+        fence, write = state.fence(self.state, self.note), state.write(following, self.note)
+        if await self.connection.at_once(fence, insert, write):
+            self._strikes.taken()
+            return True
+        # Somebody else writes here, or rows are to be judged: more than one exchange, again.
+        self._insert_from = self._clock() + self._INSERT_SECONDS
+        return False
+
+    def _groups_of(self, rows: Sequence[Row]) -> list[frozenset[Group] | None]:
+        """Of each derived table."""
+        columns = self.plan.local_columns if self.derived else ()
+        return [table.groups_of(rows, columns) for table in self.derived]
+
     @asynccontextmanager
     async def _transaction(
         self, following: State, attempt: Sequence[Statement | bytes] = ()
-    ) -> AsyncIterator[Answers]:
-        """A transaction behind the lock on the state row, which it leaves as `following`; with the
-        answers to what was sent with its beginning."""
+    ) -> AsyncIterator[Transaction]:
+        """A transaction behind the lock on the state row, which it leaves as `following`."""
         lock = state.lock(self.state, self.note)
-        async with self.connection.transaction(lock, attempt=attempt) as transaction:
-            state.see(self.state, *transaction.opening)
-            answers = transaction.attempt
-            if answers.rows and answers.refusal is not None:
-                raise answers.refusal  # of a question behind the rows: they are not at fault
-            yield answers
-            transaction.last.append(state.write(following, self.note))
+        ending = False
+        try:
+            async with self.connection.transaction(lock, attempt=attempt) as transaction:
+                state.see(self.state, *transaction.opening)
+                answers = transaction.attempt
+                if answers.rows and answers.refusal is not None:
+                    raise answers.refusal  # of a question behind the rows: they are not at fault
+                yield transaction
+                transaction.last.append(state.write(following, self.note))
+                ending = True
+        except RowError as error:
+            if ending:
+                raise self._refused(error, [table.target for table in self.derived]) from error
+            raise
 
-    def _attempt(self, rows: Sequence[Row]) -> list[Statement | bytes]:
+    def _attempt(
+        self, rows: Sequence[Row]
+    ) -> tuple[list[Statement | bytes], list[frozenset[Group]]]:
         """What can be sent before it is known that the state row is as we know it, because nothing
-        of it is committed then: a few rows, and what is asked when they were taken."""
+        of it is committed then: a few rows, and what is asked when they were taken. With the groups
+        that each derived table is asked about."""
         upsert = self._writer.attempt(rows)
         if upsert is None:
-            return []
+            return [], []
         keys = [sql.parts(self.plan.key(row))[0] for row in rows]
-        asked = [each for table in self.derived for each in table.questions(keys, self.note)]
-        return [upsert, *asked]
+        groups = [known or frozenset() for known in self._groups_of(rows)]
+        asked = [
+            question
+            for table, known in zip(self.derived, groups, strict=True)
+            for question in table.questions(keys, self.note, known)
+        ]
+        return [upsert, *asked], groups
 
     # --- rows that differ -----------------------------------------------------------------------
 
@@ -254,7 +305,7 @@ class Committer:
         await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following()
-        async with self._transaction(following):
+        async with self._transaction(following) as transaction:
             rows, whole = await self._central.rows(self.plan, self.instance, keys, self._max_bytes)
             found = {self.plan.key(row) for row in rows}
             # Rows come in key order, so what lies above the last one was cut off.
@@ -262,7 +313,9 @@ class Committer:
             asked = [key for key in keys if end is None or sql.parts(key) <= end]
             gone = await self._gone([key for key in asked if key not in found], position)
             gone = await self._delete(gone)
-            change = await self._change(rows, (), gone, retried=True, deleted=gone)
+            change = await self._change(
+                rows, (), gone, transaction.last, retried=True, deleted=gone
+            )
         self._changed(change, following, began, bulk=bulk)
         done = set(asked)
         return Repaired(
@@ -332,13 +385,15 @@ class Committer:
         rows: Sequence[Row],
         delete: Collection[Key],
         release: Collection[Key],
+        last: list[Statement],
         *,
         retried: bool,
         deleted: Collection[Key] = (),
         answers: Answers | None = None,
+        groups: Sequence[frozenset[Group]] = (),
     ) -> _Change:
         """`delete`: rows to be deleted; `deleted`: rows that were, in this transaction; `answers`:
-        to `_attempt`."""
+        to `_attempt`, with its `groups`; `last`: takes what is to be carried out at the end."""
         writer = self._patient_writer if retried else self._writer
         refusals = await writer.write(rows, answers) if rows else []
         refused = {refusal.key: refusal for refusal in refusals}
@@ -352,8 +407,10 @@ class Committer:
         touched = written | set(delete) | set(deleted) | writer.touched
         writer.touched.clear()
         # They are of use where all rows were taken at once.
-        known = answers.rows[1:] if answers is not None and touched == written else []
-        await self._derive(touched, self.connection, known)
+        known: list[Told] = []
+        if answers is not None and answers.rows and touched == written:
+            known = _told(answers.rows[1:], groups)
+        await self._derive(touched, self.connection, known, last)
         removed = len(delete) + len(deleted)
         return _Change(len(rows) - len(refused), removed, refused, released, retried)
 
@@ -361,22 +418,27 @@ class Committer:
         self,
         touched: Collection[Key],
         connection: Connection,
-        known: Sequence[list[Row]] = (),
+        known: Sequence[Told] = (),
+        last: list[Statement] | None = None,
     ) -> None:
         """What is derived follows, in this connection's transaction; `known`: the answers to the
-        tables' questions. Raises SchemaError where a derived table refuses a row that the table
-        itself has taken: no row is at fault."""
+        tables' questions; `last`: takes what can wait for the end. Raises SchemaError where a
+        derived table refuses a row that the table itself has taken: no row is at fault."""
         # Only entities with a key of one column have derived tables.
         keys = [key for key in touched if isinstance(key, int)] if self.derived else []
         for place, table in enumerate(self.derived):
-            answers = known[2 * place : 2 * place + 2] or None
+            told = known[place] if known else None
             try:
-                await table.update(connection, keys, self.note, answers)
+                await table.update(connection, keys, self.note, told, last)
             except RowError as error:
-                raise SchemaError(
-                    f"{self.entity}: {table.target} refuses what is derived: {error.message}",
-                    hint=f"give {table.target} the columns of {table.source}, and no further rules",
-                ) from error
+                raise self._refused(error, [table.target]) from error
+
+    def _refused(self, error: RowError, targets: Sequence[str]) -> SchemaError:
+        table, source = ", ".join(targets), self.plan.entity.local
+        return SchemaError(
+            f"{self.entity}: {table} refuses what is derived: {error.message}",
+            hint=f"give {table} the columns of {source}, and no further rules",
+        )
 
     def _changed(
         self,
@@ -434,6 +496,13 @@ class Committer:
         if await self._read_plan() != self.plan:
             raise PlanChangedError(f"{self.entity}: columns or keys of its tables have changed")
         self._planned_at = self._clock()
+
+
+def _told(answers: Sequence[list[Row]], groups: Sequence[frozenset[Group]]) -> list[Told]:
+    """The answers to the derived tables' questions: two each, and one more where groups were asked
+    about."""
+    left = iter(answers)
+    return [Told(next(left), next(left), next(left) if known else (), known) for known in groups]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ byte for byte; two groups that the derived table's primary key takes for one hav
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self, TypeVar
 
 from daemon import sql, values
@@ -46,7 +48,20 @@ _RANGE_ROWS = 5_000
 """Rows of the source, or of the derived table, that one step of `rebuild` compares. A single group
 with more is compared as a whole."""
 
+_INTEGER = re.compile(rb"-?\d{1,20}")
+
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The answers to `DerivedTable.questions`."""
+
+    highest: Sequence[Row]
+    between: Sequence[Row]
+    standing: Sequence[Row] = ()
+    groups: frozenset[Group] = frozenset()
+    """Those that were asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +112,27 @@ class DerivedTable:
             integers=frozenset(c.name for _, c in pairs if c.type in INTEGER_TYPES),
         )
 
-    def questions(self, keys: Collection[int], note: str) -> list[Statement]:
-        """What `update` asks of so few keys before all else, for who asks it with other things."""
+    def groups_of(self, rows: Sequence[Row], columns: Sequence[str]) -> frozenset[Group] | None:
+        """The groups of rows that are to be written to these columns of the source, so far as that
+        can be told before they stand there; None where it cannot. A row without one has none."""
+        places = _places(tuple(columns), self.group)
+        if places is None:
+            return None
+        groups = {tuple([row[place] for place in places]) for row in rows}
+        groups = {group for group in groups if None not in group}
+        for place, column in enumerate(self.group):
+            if column not in self.texts and not all(
+                _INTEGER.fullmatch(group[place] or b"") for group in groups
+            ):
+                return None
+        return frozenset(groups)
+
+    def questions(
+        self, keys: Collection[int], note: str, groups: Collection[Group] = ()
+    ) -> list[Statement]:
+        """What `update` asks of so few keys before all else, for who asks it with other things.
+        `groups`: those that the rows are known to be in; else they are asked about when they are
+        seen."""
         ordered = sorted(set(keys))
         assert 0 < len(ordered) <= _KEYS  # noqa: S101 - else they are asked in several parts
         first, last, limit = ordered[0], ordered[-1], 2 * len(ordered)
@@ -111,6 +145,7 @@ class DerivedTable:
                 self.source, columns, self.key,
                 filled=filled, first=first, last=last, limit=limit, note=note,
             ),
+            *([self._standing(groups, note)] if groups else []),
         ]  # fmt: skip
 
     async def update(
@@ -118,24 +153,36 @@ class DerivedTable:
         connection: Connection,
         keys: Collection[int],
         note: str,
-        answers: Sequence[list[Row]] | None = None,
+        told: Told | None = None,
+        last: list[Statement] | None = None,
     ) -> int:
         """Follow the source rows with these keys, which were inserted, updated or deleted; how many
-        derived rows were written or deleted. `answers`: to the questions, where they were asked."""
+        derived rows were written or deleted.
+
+        `told`: where the questions were asked. `last`: takes what is to be carried out with the end
+        of the transaction instead of now.
+        """
         chunks = list(_chunks(sorted(set(keys)), _KEYS))
-        told = [
-            answers or await connection.fetch_each(self.questions(chunk, note)) for chunk in chunks
-        ]
+        if told is None or len(chunks) != 1:
+            told_each = [await self._told(connection, chunk, note) for chunk in chunks]
+            if len(chunks) > 1:
+                last = None  # the next chunk has to see it
+        else:
+            told_each = [told]
         # All of them before anything is written: a derived row with another unique key may go when
         # a row takes its place, and then nothing would tell that it was outdated.
         outdated: set[Group] = set()
-        for chunk, (highest, _) in zip(chunks, told, strict=True):
-            outdated |= await self._outdated(connection, chunk, highest, note)
+        for chunk, each in zip(chunks, told_each, strict=True):
+            outdated |= await self._outdated(connection, chunk, each.highest, note)
         changed = await self._renew(connection, outdated, note)
-        for chunk, (_, between) in zip(chunks, told, strict=True):
-            touched = await self._touched(connection, chunk, between, note)
-            changed += await self._advance(connection, touched, outdated, note)
+        for chunk, each in zip(chunks, told_each, strict=True):
+            touched = await self._touched(connection, chunk, each.between, note)
+            changed += await self._advance(connection, touched, outdated, each, note, last)
         return changed
+
+    async def _told(self, connection: Connection, keys: Sequence[int], note: str) -> Told:
+        highest, between = await connection.fetch_each(self.questions(keys, note))
+        return Told(highest, between)
 
     async def rebuild(
         self, connection: Connection, after: tuple[int] | None, note: str
@@ -179,7 +226,13 @@ class DerivedTable:
         return changed
 
     async def _advance(
-        self, connection: Connection, rows: Sequence[Row], renewed: Collection[Group], note: str
+        self,
+        connection: Connection,
+        rows: Sequence[Row],
+        renewed: Collection[Group],
+        told: Told,
+        note: str,
+        last: list[Statement] | None,
     ) -> int:
         """Let the latest of these rows in each group take the derived row's place, if it is not
         earlier. The same row again refreshes what is copied of it."""
@@ -187,12 +240,19 @@ class DerivedTable:
         groups = [group for group in touched if group not in renewed]
         if not groups:
             return 0
-        columns = [*self.group, *self.latest_by]
-        statement = sql.chosen(self.target, columns, self._in_groups(groups), note)
-        standing = await connection.fetch(statement)
+        standing: Sequence[Row] = told.standing
+        if renewed or not told.groups.issuperset(groups):  # what was told may be outdated
+            standing = await connection.fetch(self._standing(groups, note))
         newest = self._newest([*standing, *(touched[group] for group in groups)])
-        won = [int(newest[g][-1] or 0) for g in groups if newest[g] is touched[g]]
-        return await self._write(connection, won, note)
+        won = sorted(int(newest[g][-1] or 0) for g in groups if newest[g] is touched[g])
+        if last is None or len(won) > _KEYS:
+            return await self._write(connection, won, note)
+        last += [self._replace(won, note)] if won else []
+        return len(won)
+
+    def _standing(self, groups: Collection[Group], note: str) -> Statement:
+        columns = [*self.group, *self.latest_by]
+        return sql.chosen(self.target, columns, self._in_groups(groups), note)
 
     async def _touched(
         self, connection: Connection, keys: Sequence[int], between: Sequence[Row], note: str
@@ -234,10 +294,11 @@ class DerivedTable:
 
     async def _write(self, connection: Connection, keys: Sequence[int], note: str) -> int:
         for chunk in _chunks(sorted(keys), _KEYS):
-            await connection.execute(
-                sql.replace_from(self.target, self.source, self.columns, self.key, chunk, note)
-            )
+            await connection.execute(self._replace(chunk, note))
         return len(keys)
+
+    def _replace(self, keys: Sequence[int], note: str) -> Statement:
+        return sql.replace_from(self.target, self.source, self.columns, self.key, keys, note)
 
     async def _delete(self, connection: Connection, groups: Sequence[Group], note: str) -> int:
         deleted = 0
@@ -264,6 +325,14 @@ class DerivedTable:
                 for group in groups
             ],
         )
+
+
+@lru_cache
+def _places(columns: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Where among the columns these are; None where not all of them are."""
+    known = {column.lower(): place for place, column in enumerate(columns)}
+    places = [known.get(column.lower()) for column in wanted]
+    return tuple(place for place in places if place is not None) if None not in places else None
 
 
 def _literal(value: bytes | None, text: bool) -> Value:

@@ -19,7 +19,6 @@ from daemon.sql import Key, parts
 from daemon.sync.commit import Committer
 from daemon.sync.reconcile import Bounds, Reconcile, differences
 
-
 _PLACES = 10
 """In each interval there are so many moments at which instances compare: those of one moment ask
 central together, and not all ask the local servers at once."""

@@ -143,6 +143,11 @@ class Incremental:
         done = self.position >= self.head and not reading.unread(self.position)
         return self.watched and done and reading.suspect is None
 
+    @property
+    def quiet(self) -> bool:
+        """All that the shared scans have told is heeded, and nothing is left of it."""
+        return self._watched is not None and self._watched.heeded and self.can_rest
+
     def rest(self) -> Member:
         """Its place in the shared scans, for who goes on from the state row."""
         assert self._watched is not None  # noqa: S101 - else it cannot rest

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from dataclasses import dataclass, replace
+from functools import cache
 
 from daemon import state
 from daemon.aio import Clock
@@ -36,8 +37,14 @@ def goes_on_at(now: float, next_chunk_at: float, pause: float, share: float) -> 
 def round_of(now: float, interval: float, table: str) -> float:
     """When the round began that `now` lies in. Pure. Tables begin at different moments, instances
     that compare the same one at the same."""
-    phase = interval * (zlib.crc32(table.encode()) % 1000) / 1000
+    phase = interval * _share_of(table)
     return (now - phase) // interval * interval + phase
+
+
+@cache
+def _share_of(name: str) -> float:
+    """From 0 to 1, by the name."""
+    return zlib.crc32(name.encode()) % 1000 / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,9 @@ class Motion:
     """A round begins for all instances within so long, so that the others' new rows are not kept
     waiting by all of them at once; central's sums serve them all the same."""
 
+    _QUIET_SECONDS = 15.0
+    """So often a step looks in any case whether there is something to do."""
+
     _SAVE_SECONDS = 30.0
     """So often the place of a running round is written."""
 
@@ -166,11 +176,12 @@ class Motion:
         entity: of one without a watermark nothing else changes."""
 
         self._interval = interval
-        self._share = zlib.crc32(committer.instance.encode()) % 1000 / 1000
+        self._share = _share_of(committer.instance)
         self._central = central
         self._metrics = metrics
         self._clock = clock
         self._cursor = remembered.cursor
+        self._stepped_at = float("-inf")
         self._round_saved_at = clock()
         self._end_saved_at = float("-inf")
         # A round that ended within the interval need not be repeated after a restart; one that was
@@ -330,6 +341,7 @@ class Motion:
         `background` False: an incremental entity's table is not compared. A stop request ends it
         after the transaction that is under way.
         """
+        self._stepped_at = self._clock()
         if self.incremental is not None:
             did = await self.incremental.step(stop, seconds)
             if did.more:
@@ -350,6 +362,14 @@ class Motion:
         # In the background a part of what is derived is enough with each pass.
         more = more or (not background and not self.derived_compared)
         return did if more == did.more else replace(did, more=more)
+
+    @property
+    def quiet(self) -> bool:
+        """A step would find nothing to do: nothing was told since the last one, and nothing is due.
+        Many instances have something new in one table, and nothing in the others."""
+        if self.incremental is not None and not self.incremental.quiet:
+            return False
+        return self._clock() - self._stepped_at < self._QUIET_SECONDS and self.due_in > 0
 
     @property
     def can_rest(self) -> bool:

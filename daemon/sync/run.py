@@ -45,8 +45,9 @@ def is_entitys_own(error: WppSyncError) -> bool:
 
 @dataclass(slots=True)
 class PassResult:
-    """What a pass did. `errors`: the entities that could not go on; `moved`: those whose state or
-    tables were changed by somebody else, and what was: they are to be started over."""
+    """What a pass did. `rows`: of those that had a turn; `errors`: the entities that could not go
+    on; `moved`: those whose state or tables were changed by somebody else, and what was: they are
+    to be started over."""
 
     rows: dict[str, int] = field(default_factory=dict)
     late: int = 0
@@ -80,15 +81,19 @@ class PassResult:
 
 
 async def take_turns(
-    motions: Mapping[str, Motion], stop: asyncio.Event, *, background: bool
+    motions: Mapping[str, Motion], stop: asyncio.Event, *, background: bool, all_of_them: bool
 ) -> PassResult:
-    """Give each of these entities a turn, until one of them leaves more to do.
+    """Give each of these entities a turn, until one of them leaves more to do. `all_of_them`: also
+    where there seems to be nothing to do.
 
     Raises TransientError for a server's trouble.
     """
-    result = PassResult(rows=dict.fromkeys(motions, 0))
+    result = PassResult()
     seconds = _TURN_SECONDS if len(motions) > 1 else _ALONE_SECONDS
     for entity, motion in motions.items():
+        if motion.quiet and not all_of_them:
+            continue
+        result.rows[entity] = 0
         if stop.is_set():
             result.unfinished.add(entity)
             continue

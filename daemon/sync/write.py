@@ -78,6 +78,13 @@ class Writer:
             return None
         return local.upsert_at_once(self.connection, self.plan, rows, self._note)
 
+    def insert(self, rows: Sequence[Row]) -> bytes | None:
+        """The one statement that inserts these rows, where one does and nothing has to be looked at
+        afterwards. It is refused where a row stands there already."""
+        if self._doubtful(rows):
+            return None
+        return local.insert_at_once(self.connection, self.plan, rows, self._note)
+
     async def write(self, rows: Sequence[Row], answers: Answers | None = None) -> list[Refusal]:
         """Upsert the rows of one transaction; returns those that the table refuses. `answers`: to
         `attempt` and what was sent behind it; nothing where that was not sent.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daemon import local as rows_to_local
+from daemon import state
 from daemon.db import Connection
-from daemon.errors import MissingError, RowError, StateMovedError
+from daemon.errors import MissingError, RowError, StateMovedError, TransientError
 from daemon.sql import Statement
 from tests import mirror
 from tests.in_process import a_pass, connected, one
@@ -113,14 +114,44 @@ async def test_a_refused_attempt_leaves_the_rest_to_the_block(connection: Connec
     assert await ids(connection) == [1, 4]
 
 
+async def test_all_of_it_at_once(connection: Connection) -> None:
+    assert await connection.at_once(said("SELECT 7"), insert(2), insert(3))
+    await connection.execute(b"ROLLBACK")  # of nothing
+    assert await ids(connection) == [1, 2, 3]
+    assert not connection.in_transaction
+
+
+async def test_or_nothing_of_it(connection: Connection) -> None:
+    assert not await connection.at_once(insert(2), insert(1), insert(3))
+    assert connection.usable, "the lock on it is kept"
+    assert await ids(connection) == [1]
+    assert await connection.at_once(insert(2))
+    assert await ids(connection) == [1, 2]
+
+
+async def test_a_servers_trouble_is_no_refusal(
+    databases: Databases, connection: Connection
+) -> None:
+    """Somebody has the row: to wait once more would be no better."""
+    async with connected(databases.local) as other:
+        await connection.execute(b"SET SESSION innodb_lock_wait_timeout = 1")
+        async with other.transaction():
+            await other.execute(insert(2))
+            with pytest.raises(TransientError) as caught:
+                await connection.at_once(insert(3), insert(2))
+        assert caught.value.errno == 1205
+    assert connection.usable
+    assert await ids(connection) == [1, 2]
+
+
 # --- passes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("rows", "trips"),
     [
-        pytest.param(1, 2, id="one row"),
-        pytest.param(rows_to_local.BULK_ROWS - 1, 2, id="few rows"),
+        pytest.param(1, 1, id="one row"),
+        pytest.param(rows_to_local.BULK_ROWS - 1, 1, id="few rows"),
         pytest.param(100, 4, id="rows in bulk"),
     ],
 )
@@ -128,6 +159,8 @@ async def test_so_many_round_trips_a_pass_takes(
     databases: Databases, write_config: WriteConfig, rows: int, trips: int
 ) -> None:
     central, local = databases
+    if trips == 4 and not mirror.number(local, "SELECT VERSION() LIKE '%MariaDB%'"):
+        trips = 2  # there are no bulks: they go as literals
     async with Proxy(str(local["host"]), int(str(local["port"]))) as proxy:
         config = write_config(central, {"nunes": {**local, "port": proxy.port}})
         async with one(config) as instance:
@@ -140,6 +173,102 @@ async def test_so_many_round_trips_a_pass_takes(
             writing = [text for text in said if "ids */" not in text]
             assert len(writing) == trips, writing
     assert mirror.differences(central, local) == ""
+
+
+async def sent(
+    databases: Databases,
+    write_config: WriteConfig,
+    change: Callable[[dict[str, object]], None],
+    first: str = "",
+) -> list[str]:
+    """What a pass says to local of a row that is new in central, when `change` was done to it."""
+    central, local = databases
+    async with Proxy(str(local["host"]), int(str(local["port"]))) as proxy:
+        config = write_config(central, {"nunes": {**local, "port": proxy.port}})
+        async with one(config) as instance:
+            mirror.insert_messages(central, range(1, 11))
+            await a_pass(instance)
+            if first:
+                mirror.run(local, first)
+            proxy.forget()
+            change(central)
+            await a_pass(instance)
+            said = [command.text for command in proxy.commands if "ids */" not in command.text]
+    assert mirror.differences(central, local) == ""
+    return said
+
+
+def of_a_contact(central: dict[str, object]) -> None:
+    mirror.run(
+        central,
+        "INSERT INTO contacts (id, name, instance, is_deleted, is_blocked, is_only_admin,"
+        " created_at) VALUES (7, 'x', 'nunes', 0, 0, 0, NOW(3))",
+    )
+    mirror.insert_message(central, 20, contact_id="7")
+
+
+async def test_what_is_derived_takes_another_round_trip(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """The questions go with the row, and what they lead to with the state."""
+    said = [
+        text for text in await sent(databases, write_config, of_a_contact) if "messages */" in text
+    ]
+    assert len(said) == 2, said
+    assert mirror.rows(databases.local, "SELECT id FROM wpp_last_messages") == [["20"]]
+
+
+async def test_a_row_that_stands_there_already_is_updated(
+    databases: Databases, write_config: WriteConfig
+) -> None:
+    """An application writes into both databases, say: nothing is lost but a round trip, and then
+    that is known."""
+    said = await sent(
+        databases,
+        write_config,
+        lambda central: mirror.insert_messages(central, range(20, 22)),
+        first="INSERT INTO wpp_messages (id, instance, `from`, `to`, type, is_forwarded, is_edited,"
+        " body, timestamp, sent_at, status)"
+        " SELECT 20, instance, `from`, `to`, type, is_forwarded, is_edited, 'ours', timestamp,"
+        " sent_at, status FROM wpp_messages WHERE id = 10",
+    )
+    assert len(said) == 4, said  # the attempt, its end, and the two of an upsert
+    assert [text for text in said if "ON DUPLICATE KEY" in text]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SET last_synced_id = 5",
+        "SET settled_id = settled_id + 1",
+        "SET settled_for = 5",
+        "SET resync = 1",
+        "SET rewound = 1",
+        "SET instance = 'Nunes'",
+        "SET instance = NULL",
+        "SET source = 'x'",
+        "SET source = NULL",
+        "",
+    ],
+)
+async def test_the_fence_refuses_what_see_would(
+    databases: Databases, write_config: WriteConfig, change: str
+) -> None:
+    _, local = databases
+    async with one(write_config(databases.central, {"nunes": local})) as instance:
+        await a_pass(instance)
+        known, connection = instance.motions["messages"].state, instance.hold.connection
+        assert connection is not None
+        assert await connection.at_once(state.fence(known, "test"))
+        mirror.run(
+            local,
+            f"UPDATE wpp_sync_state {change} WHERE entity = 'messages'"
+            if change
+            else "DELETE FROM wpp_sync_state WHERE entity = 'messages'",
+        )
+        assert not await connection.at_once(state.fence(known, "test"))
+        now = (await state.read(connection, "test")).get("messages")
+        assert now is None or await connection.at_once(state.fence(now, "test"))
 
 
 async def test_rows_that_were_sent_before_the_state_was_seen_are_not_kept(
