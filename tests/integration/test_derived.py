@@ -26,7 +26,7 @@ from daemon.migrations import runner
 from daemon.migrations.files import SHIPPED, discover
 from daemon.sql import Row, Statement, Value
 from daemon.sync import derived
-from daemon.sync.derived import DerivedTable
+from daemon.sync.derived import DerivedTable, Told
 from tests import mirror
 
 if TYPE_CHECKING:
@@ -156,20 +156,40 @@ CHANGES = st.tuples(
     st.none()  # the row is deleted
     | st.tuples(st.none() | st.integers(1, 3), MOMENTS, TEXTS, st.sampled_from(("SENT", "READ"))),
 )
-BATCHES = st.lists(st.lists(CHANGES, min_size=1, max_size=8), min_size=2, max_size=6)
-Batch = list[tuple[int, tuple[int | None, str, str, str] | None]]
+BATCHES = st.lists(
+    st.tuples(
+        st.lists(CHANGES, min_size=1, max_size=8),
+        # Contacts that are asked about with the rows; None: all is asked afterwards.
+        st.none() | st.frozensets(st.integers(1, 3)),
+    ),
+    min_size=2,
+    max_size=6,
+)
+Batch = tuple[
+    list[tuple[int, tuple[int | None, str, str, str] | None]],
+    frozenset[int] | None,
+]
 
 
-async def play(connection: Connection, table: DerivedTable, batch: Batch) -> None:
+async def play(connection: Connection, table: DerivedTable, changes: Batch) -> None:
     """One transaction of the daemon, and whether all is right afterwards."""
-    async with connection.transaction():
+    batch, contacts = changes
+    async with connection.transaction() as transaction:
         for id_, values in batch:
             if values is None:
                 await remove(connection, [id_])
             else:
                 contact, sent_at, text, status = values
                 await put(connection, [message(id_, contact, sent_at, text, status=status)])
-        await table.update(connection, [id_ for id_, _ in batch], NOTE)
+        keys = {id_ for id_, _ in batch}
+        if contacts is None or len(keys) > derived._KEYS:
+            await table.update(connection, keys, NOTE)
+        else:
+            groups = frozenset((b"nunes", b"%d" % contact) for contact in contacts)
+            questions = table.questions(keys, NOTE, groups)
+            highest, between, *standing = await connection.fetch_each(questions)
+            told = Told(highest, between, standing[0] if standing else (), groups)
+            await table.update(connection, keys, NOTE, told, transaction.last)
     await is_right(connection)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ import pytest
 from daemon import instance as instance_module
 from daemon.demo.central import seed_varied
 from daemon.loop import Loop
+from daemon.sync.commit import Step
+from daemon.sync.motion import Motion
 from tests import mirror
 from tests.in_process import parts, watching
 
@@ -55,6 +58,61 @@ async def test_who_has_only_looked_rests_again_at_once(
             await until(there=True, seconds=5)
             assert await until(there=False, seconds=10) > REST_AFTER / 2, "there was something"
             assert mirror.differences(central, local) == ""
+        finally:
+            stop.set()
+            await loop
+
+
+async def test_entities_with_nothing_to_do_are_passed_over(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New messages of many instances are no reason to look at their chats each time."""
+    central, local = databases
+    mirror.seed(central, seed_varied(["nunes"], messages=50))
+    config = write_config(central, {"nunes": local}, entities={}, sync={"settle": "1s"})
+    steps: Counter[str] = Counter()
+    step = Motion.step
+
+    async def counted(
+        motion: Motion, stop: asyncio.Event, seconds: float, *, background: bool = True
+    ) -> Step:
+        steps[motion.committer.entity] += 1
+        return await step(motion, stop, seconds, background=background)
+
+    monkeypatch.setattr(Motion, "step", counted)
+    stop = asyncio.Event()
+    async with parts(config) as built, watching(built.watch):
+        nunes = built.instances["nunes"]
+        loop = asyncio.create_task(Loop(nunes).run(stop))
+
+        async def until_equal() -> None:
+            began = time.monotonic()
+            while mirror.differences(central, local):
+                assert time.monotonic() - began < 10
+                await asyncio.sleep(0.05)
+
+        try:
+            began = time.monotonic()
+            while "chats" not in nunes.motions or not nunes.motions["chats"].can_rest:
+                assert time.monotonic() - began < 30
+                await asyncio.sleep(0.05)
+            steps.clear()
+            for id_ in range(90_000, 90_008):
+                mirror.insert_messages(central, [id_])
+                await until_equal()
+            assert steps["messages"] >= 8
+            assert steps["chats"] <= 2, steps
+            mirror.run(
+                central,
+                "INSERT INTO chats (id, type, instance, is_finished, started_at)"
+                " VALUES (90000, 'RECEIVED', 'nunes', 0, NOW(3))",
+            )
+            await until_equal()
+            assert mirror.number(local, "SELECT COUNT(*) FROM wpp_chats WHERE id = 90000") == 1
+            # Who asks for a pass gets one of all of them.
+            steps.clear()
+            await nunes.sync_pass(asyncio.Event())
+            assert steps.keys() == nunes.motions.keys()
         finally:
             stop.set()
             await loop

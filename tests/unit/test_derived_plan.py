@@ -312,3 +312,18 @@ def test_statements(statement: Statement, text: str) -> None:
     signature = sql.comment(statement.note)
 
     assert sql.render(statement).removeprefix(signature).decode() == text
+
+
+def test_groups_are_known_from_the_rows_that_are_to_be_written() -> None:
+    table, columns = planned(), ("id", "Instance", "contact_id")
+
+    def groups(*rows: tuple[bytes | None, ...]) -> object:
+        return table.groups_of(rows, columns)
+
+    one, other = (b"1", b"nunes", b"7"), (b"2", b"nunes", b"-8")
+    assert groups(one, other, one) == {(b"nunes", b"7"), (b"nunes", b"-8")}
+    assert groups((b"3", b"nunes", None), (b"4", None, b"7")) == frozenset(), "they have none"
+    assert groups(one, (b"5", b"nunes", b"7.5")) is None, "local may make anything of it"
+    assert table.groups_of([one[:2]], columns[:2]) is None, "local fills it by itself"
+    assert len(table.questions([1], "", groups=groups(one))) == 3  # type: ignore[arg-type]
+    assert len(table.questions([1], "", groups=())) == 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from daemon import grid
 from daemon.sql import Key, Range
+from daemon.sync.hot import next_moment
 from daemon.sync.motion import goes_on_at, round_of
 from daemon.sync.reconcile import differences
 
@@ -109,6 +110,22 @@ def test_a_round_begins_before_now_and_the_next_one_after(
     assert began <= now + 1e-6
     assert now < began + interval + 1e-6
     assert round_of(began + interval / 2, interval, table) == began
+
+
+@given(st.floats(0, 1e7), st.floats(1, 1e5), st.sampled_from(["nunes", "karsten", "i0042"]))
+def test_hot_rows_are_compared_once_in_each_interval(
+    now: float, interval: float, instance: str
+) -> None:
+    at = next_moment(now, interval, instance)
+    assert now < at <= now + interval + 1e-6
+    assert abs(next_moment(at, interval, instance) - at - interval) < 1e-5 * interval + 1e-6
+
+
+def test_not_all_compare_their_hot_rows_at_once() -> None:
+    moments = [next_moment(1000.0, 5.0, f"i{number:04}") for number in range(1_000)]
+    at_once = [moments.count(each) for each in set(moments)]
+    assert len(at_once) == 10
+    assert max(at_once) < 200
 
 
 KEYS: st.SearchStrategy[dict[Key, int]] = st.dictionaries(st.integers(1, 20), st.integers(0, 2))
