@@ -38,7 +38,7 @@ def run(context: click.Context, config_path: str | None) -> None:
     with importing():
         from daemon import app, log
     # Ten times the default: there are tens of thousands of objects that stay, and little garbage
-    # in cycles. To look for some took 7 % of the daemon's time (docs/decisions/0015).
+    # in cycles. To look for some took 7 % of the daemon's time (docs/decisions/0016).
     gc.set_threshold(_GARBAGE)
 
     settings = load(context, config_path)

@@ -33,12 +33,48 @@ MUTANTS = (
     Mutant(
         "rows and watermark commit together",
         "daemon/sync/commit.py",
-        "            yield answers\n"
-        "            transaction.last.append(state.write(following, self.note))\n",
-        "            transaction.last.append(state.write(following, self.note))\n"
-        "        async with self.connection.transaction():\n"
-        "            yield answers\n",
+        "                yield transaction\n"
+        "                transaction.last.append(state.write(following, self.note))\n",
+        "                transaction.last.append(state.write(following, self.note))\n"
+        "            async with self.connection.transaction() as transaction:\n"
+        "                yield transaction\n",
         "tests/fault/test_kill_sweep.py",
+    ),
+    Mutant(
+        "so do they where they go together",
+        "daemon/sync/commit.py",
+        "        if await self.connection.at_once(fence, insert, write):\n",
+        "        await self.connection.at_once(fence, write)\n"
+        "        if await self.connection.at_once(insert):\n",
+        "tests/fault/test_kill_sweep.py",
+    ),
+    Mutant(
+        "nothing is committed where somebody has changed the state row",
+        "daemon/sync/commit.py",
+        "self.connection.at_once(fence, insert, write)",
+        "self.connection.at_once(insert, write)",
+        "tests/integration/test_round_trips.py",
+    ),
+    Mutant(
+        "rows of a contact are followed by what is derived",
+        "daemon/sync/commit.py",
+        "any(groups is None or groups for groups in self._groups_of(rows))",
+        "False",
+        "tests/integration/test_derived.py",
+    ),
+    Mutant(
+        "the latest row of a contact stays where an older one comes",
+        "daemon/sync/derived.py",
+        "        standing: Sequence[Row] = told.standing\n",
+        "        standing: Sequence[Row] = ()\n",
+        "tests/integration/test_derived.py",
+    ),
+    Mutant(
+        "an entity that has something to do has its turn",
+        "daemon/sync/incremental.py",
+        "        return self._watched is not None and self._watched.heeded and self.can_rest\n",
+        "        return self._watched is not None and self.can_rest\n",
+        "tests/integration/test_resting.py",
     ),
     Mutant(
         "comparisons do not wait until central is busy no more",
