@@ -367,7 +367,7 @@ class Motion:
     def quiet(self) -> bool:
         """A step would find nothing to do: nothing was told since the last one, and nothing is due.
         Many instances have something new in one table, and nothing in the others."""
-        if self.incremental is not None and not self.incremental.quiet:
+        if self.round is not None or (self.incremental and not self.incremental.quiet):
             return False
         return self._clock() - self._stepped_at < self._QUIET_SECONDS and self.due_in > 0
 

@@ -22,6 +22,7 @@ import pytest
 
 from daemon.errors import TransientError
 from tests import mirror, scenario
+from tests.in_process import a_pass, one
 from tests.proxy import MOMENTS, Command, Moment, Proxy
 from tests.scenario import Scenario
 
@@ -225,6 +226,43 @@ async def test_a_connection_is_cut_at_each_statement_of_the_first_start(
         await _sweep(stage, "local", [(c, moment) for c in migrating[:: 1 if everything else 6]])
 
 
+def _is_only_the_end(command: Command) -> bool:
+    return command.text.endswith("COMMIT") and not _is_all_at_once(command)
+
+
+def _is_all_at_once(command: Command) -> bool:
+    return command.text.endswith("COMMIT") and "START TRANSACTION" in command.text
+
+
+@pytest.mark.parametrize(
+    ("moment", "committed"), [("before", False), ("during", True), ("after", True)]
+)
+async def test_a_transaction_in_one_command_is_there_or_not(
+    databases: Databases, write_config: WriteConfig, moment: Moment, committed: bool
+) -> None:
+    central, local = databases
+    async with Proxy(str(local["host"]), int(str(local["port"]))) as proxy:
+        config = write_config(central, {"nunes": {**local, "port": proxy.port}})
+        mirror.insert_messages(central, range(1, 11))
+        async with one(config) as instance:
+            await a_pass(instance)
+            mirror.insert_messages(central, range(11, 15))
+            proxy.cut_at(_is_all_at_once, moment)
+            # Behind the whole answer it is the next statement that meets it.
+            with suppress(TransientError) if moment == "after" else pytest.raises(TransientError):
+                await a_pass(instance)
+            assert proxy.cut is not None
+            await asyncio.sleep(0.5)  # until the server has seen it
+            state = "SELECT last_synced_id FROM wpp_sync_state WHERE entity = 'messages'"
+            watermark = 14 if committed else 10
+            assert mirror.number(local, state) == watermark
+            assert mirror.local_ids(local) == [*range(1, watermark + 1)]
+            with suppress(TransientError):
+                await a_pass(instance)
+            await a_pass(instance)
+        assert mirror.differences(central, local) == ""
+
+
 @pytest.mark.parametrize(
     ("moment", "committed"), [("before", False), ("during", True), ("after", True)]
 )
@@ -235,7 +273,7 @@ async def test_a_commit_whose_outcome_is_unknown_is_found_out(
         judge, proxy = stage.scenario, stage.proxies["local"]
         judge.reset()
         begin = judge.look()
-        proxy.cut_at(lambda command: command.text.endswith("COMMIT"), moment)
+        proxy.cut_at(_is_only_the_end, moment)
         async with scenario.parts(judge.config) as built:
             instance = built.instances["nunes"]
             with pytest.raises(TransientError):

@@ -20,7 +20,7 @@ from daemon.loop import Loop
 from daemon.sql import Key
 from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
-from daemon.sync.hot import Hot
+from daemon.sync.hot import Hot, next_moment
 from tests import mirror
 from tests.in_process import a_pass, one, parts, settle
 
@@ -414,7 +414,7 @@ async def test_a_chunk_whose_rows_lie_dense_behind_thin_ones_is_made_smaller(
         assert built.central._shifts["messages"] < 20
 
 
-async def test_hot_rows_of_all_instances_are_due_at_the_same_moments(
+async def test_hot_rows_of_all_instances_are_due_at_the_same_few_moments(
     databases: Databases, servers: Servers, write_config: WriteConfig
 ) -> None:
     """So that what they ask of central does not grow with their number."""
@@ -427,6 +427,7 @@ async def test_hot_rows_of_all_instances_are_due_at_the_same_moments(
         for i in built.instances.values():
             await a_pass(i)
             await asyncio.sleep(0.3)
-        due = [i.motions["messages"].hot.due_at for i in built.instances.values()]  # type: ignore[union-attr]
-        assert abs(due[1] - due[0]) in {0.0, 5.0}
+        for name, i in built.instances.items():
+            due = i.motions["messages"].hot.due_at  # type: ignore[union-attr]
+            assert next_moment(due - 5.0, 5.0, name) == pytest.approx(due)
     servers.local.execute(f"DROP DATABASE {other['database']}")
