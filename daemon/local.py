@@ -26,8 +26,9 @@ which is needed once a connection (measured: the two ways are alike between 10 a
 _AT_ONCE_ROWS = 200
 """No more rows are tried in one statement with others: what has to be undone stays small."""
 
-_INSERT_ROWS = 19
-"""No more rows are inserted so."""
+INSERT_ROWS = 100
+"""So many rows at the most are inserted as literals, where that takes one round trip in all, and
+the bulk protocol four (measured: 50 rows take a quarter less time so, and 200 as much)."""
 
 _READ_BACK_ROWS = 500
 """Rows whose checked columns are read back at once; they stand in memory beside the batch."""
@@ -76,7 +77,7 @@ def insert_at_once(
 ) -> bytes | None:
     """As `upsert_at_once`, for rows of which none stands there yet: where one does, or another one
     has its unique key, the statement is refused. To the server it is half the work."""
-    if len(rows) > _INSERT_ROWS:
+    if len(rows) > INSERT_ROWS:
         return None
     return _single(connection, rows, plan, _upsert_frame(plan, note)[0], b"")
 

@@ -222,8 +222,10 @@ def pair() -> Pair:
 @pytest.fixture(params=["in_bulk", "as_literals"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How rows are sent in the test's own process, however few: by the bulk protocol, where the
-    local server has it, or as literals."""
+    local server has it, or as literals: new ones inserted, others upserted."""
     wanted = str(request.param)
+    if wanted == "in_bulk":
+        monkeypatch.setattr(rows_to_local, "INSERT_ROWS", 0)
     monkeypatch.setattr(rows_to_local, "BULK_ROWS", 1 if wanted == "in_bulk" else 1 << 62)
     return wanted
 

@@ -58,6 +58,7 @@ def hurried() -> Iterator[None]:
         for name in ("_LOOK_SECONDS", "_SAVE_SECONDS", "_COUNT_SECONDS", "_COUNT_IDS"):
             patch.setattr(Incremental, name, 0)
         patch.setattr(local, "BULK_ROWS", 3)
+        patch.setattr(local, "INSERT_ROWS", 2)
         yield
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 WriteConfig = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def few_rows_are_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_to_local, "INSERT_ROWS", 1)
+
+
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes each bulk command had."""

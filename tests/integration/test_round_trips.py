@@ -151,8 +151,8 @@ async def test_a_servers_trouble_is_no_refusal(
     ("rows", "trips"),
     [
         pytest.param(1, 1, id="one row"),
-        pytest.param(rows_to_local.BULK_ROWS - 1, 1, id="few rows"),
-        pytest.param(100, 4, id="rows in bulk"),
+        pytest.param(rows_to_local.INSERT_ROWS, 1, id="few rows"),
+        pytest.param(rows_to_local.INSERT_ROWS + 1, 4, id="rows in bulk"),
     ],
 )
 async def test_so_many_round_trips_a_pass_takes(
@@ -164,10 +164,10 @@ async def test_so_many_round_trips_a_pass_takes(
     async with Proxy(str(local["host"]), int(str(local["port"]))) as proxy:
         config = write_config(central, {"nunes": {**local, "port": proxy.port}})
         async with one(config) as instance:
-            mirror.insert_messages(central, range(1, 101))
+            mirror.insert_messages(central, range(1, 201))
             await a_pass(instance)  # connects, migrates, prepares
             proxy.forget()
-            mirror.insert_messages(central, range(101, 101 + rows))
+            mirror.insert_messages(central, range(201, 201 + rows))
             assert (await a_pass(instance))["messages"] == rows
             said = [command.text for command in proxy.commands]
             writing = [text for text in said if "ids */" not in text]
