@@ -14,6 +14,7 @@ from daemon.app import Parts
 from daemon.config import Server
 from daemon.db import Connection
 from daemon.instance import Instance
+from daemon.loop import Loop
 from daemon.sync.commit import Committed
 from daemon.sync.motion import Motion
 from daemon.watch import Watch
@@ -63,6 +64,20 @@ async def one(path: Path, name: str = "nunes") -> AsyncIterator[Instance]:
     """One instance of that configuration."""
     async with parts(path) as built:
         yield built.instances[name]
+
+
+@asynccontextmanager
+async def running(*instances: Instance) -> AsyncIterator[None]:
+    """The instances' loops go on meanwhile, as they do in the daemon."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for loop in map(Loop, instances):
+            group.create_task(loop.run(stop))
+            group.create_task(loop.keep(stop))
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 async def a_pass(instance: Instance, skip: tuple[str, ...] = ()) -> dict[str, int]:

@@ -171,7 +171,7 @@ def test_what_befalls_instances(
     config_of["nunes"]["entities"] = {"messages": {"interval": "1s"}}
     own = tmp_path / "own"
     own.mkdir()
-    (own / "2026-12-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
+    (own / "2099-12-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
     mirror.run(named["refused"], "CREATE TABLE wpp_mine (a INT); INSERT INTO wpp_mine VALUES (1)")
     mirror.insert_messages(central, range(1, 21))
     mirror.run(central, "INSERT INTO chats (id, instance) VALUES (9, 'rewound')")

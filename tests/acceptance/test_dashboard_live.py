@@ -133,7 +133,7 @@ def test_every_panel_has_an_answer_and_it_is_right(
     torn = servers.new_local()
     own = tmp_path / "own"
     own.mkdir()
-    (own / "2026-12-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
+    (own / "2099-12-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
     mirror.run(torn, "CREATE TABLE wpp_mine (a INT); INSERT INTO wpp_mine VALUES (1)")
     mirror.seed(central, seed_varied(["nunes"], messages=200))
     config = write_config(

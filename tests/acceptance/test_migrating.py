@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WriteConfig = Callable[..., Path]
 
 IDS = [migration.id for migration in files.discover([files.SHIPPED])]
-PRIORITY = "2026-12-04-001-add-priority-column"
+PRIORITY = "2099-12-04-001-add-priority-column"
 ADD_PRIORITY = (
     "-- Add priority column to wpp_chats\n"
     "ALTER TABLE wpp_chats ADD COLUMN priority VARCHAR(20) NULL DEFAULT 'NORMAL';\n"
@@ -80,7 +80,7 @@ def test_one_instance_that_fails_does_not_keep_the_others(
     central, local = databases
     bad, gone = servers.new_local(), {**local, "database": "no_such_database"}
     mirror.run(bad, "CREATE TABLE wpp_mine (a INT); INSERT INTO wpp_mine VALUES (1)")
-    (own / "2026-12-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
+    (own / "2099-01-01-001-mine.sql").write_text("-- Mine\nCREATE TABLE wpp_mine (a BIGINT)")
     instances = {"bad": bad, "gone": gone, "nunes": local}
     config = write_config(central, instances, migrations={"directory": str(own)})
     dry = run_cli("migrate", "--dry-run", "-c", config)
@@ -91,7 +91,7 @@ def test_one_instance_that_fails_does_not_keep_the_others(
     assert "column a is int(11)" in done.stderr or "column a is int " in done.stderr
     assert "Traceback" not in done.stderr
     assert (
-        f"nunes  {len(IDS) + 1} applied: {', '.join([*IDS, '2026-12-01-001-mine'])}\n"
+        f"nunes  {len(IDS) + 1} applied: {', '.join([*IDS, '2099-01-01-001-mine'])}\n"
         in done.stdout
     )
     assert mirror.rows(bad, "SELECT a FROM wpp_mine") == [["1"]]
@@ -124,8 +124,8 @@ def test_wrong_files_stop_everything_before_anything_is_touched(
 ) -> None:
     (own / "add-priority.sql").write_text(ADD_PRIORITY)
     (own / f"{IDS[3]}.sql").write_text(ADD_PRIORITY)
-    (own / "2026-12-01-001-empty.sql").write_text("")
-    (own / "2026-12-01-002-commit.sql").write_text("-- x\nCOMMIT")
+    (own / "2099-12-01-001-empty.sql").write_text("")
+    (own / "2099-12-01-002-commit.sql").write_text("-- x\nCOMMIT")
     sections = {"migrations": {"directory": str(own)}}
     config = write_config(databases.central, {"nunes": databases.local}, **sections)
     for verb in (["migrate"], ["run"], ["sync", "nunes"]):
@@ -147,7 +147,7 @@ def test_a_running_daemon_takes_up_a_new_file_when_asked(
         done = run_cli("migrate", "-c", config)
         assert (done.returncode, done.stdout) == (0, f"nunes  1 applied: {PRIORITY}\n"), done.stderr
         assert mirror.rows(local, "SHOW COLUMNS FROM wpp_chats LIKE 'priority'")
-        (own / "2026-12-05-001-wrong.sql").write_text("")
+        (own / "2099-12-05-001-wrong.sql").write_text("")
         assert run_cli("migrate", "-c", config).returncode == 2
         answer = daemon.request("POST", "/v1/instances/nunes/migrate", {})
         assert answer.status == 409
@@ -235,7 +235,7 @@ def test_the_service_manager_is_told_and_asked_for_time(
 ) -> None:
     """A statement that takes its time: the daemon says so, and finishes it before it leaves."""
     central, local = databases
-    (own / "2026-12-06-001-slow.sql").write_text("-- Slow\nDO SLEEP(8);\nCREATE TABLE b (a INT);")
+    (own / "2099-12-06-001-slow.sql").write_text("-- Slow\nDO SLEEP(8);\nCREATE TABLE b (a INT);")
     config = write_config(
         central, {"nunes": local}, migrations={"directory": str(own)},
         sync={"shutdown_timeout": "1s"},
@@ -263,7 +263,7 @@ def test_the_service_manager_is_told_and_asked_for_time(
         assert time.monotonic() - began > 2, "the statement was finished first"
     assert told[0].startswith("READY=1")
     assert any("WATCHDOG=1" in each for each in told)
-    assert any("STATUS=migrating 2026-12-06-001-slow: statement 1 of 2" in each for each in told)
+    assert any("STATUS=migrating 2099-12-06-001-slow: statement 1 of 2" in each for each in told)
     assert mirror.rows(local, "SHOW TABLES LIKE 'b'") == []
     assert run_cli("sync", "nunes", "-c", config).returncode == 0
     assert mirror.rows(local, "SHOW TABLES LIKE 'b'") == [["b"]]

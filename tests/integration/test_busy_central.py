@@ -14,11 +14,10 @@ import pytest
 from daemon.app import Parts
 from daemon.demo.central import seed_bulk_contacts
 from daemon.instance import Instance
-from daemon.loop import Loop
 from daemon.status import compared_at
 from daemon.throttle import Bearable
 from tests import mirror
-from tests.in_process import parts, watching
+from tests.in_process import parts, running, watching
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -29,16 +28,11 @@ WriteConfig = Callable[..., Path]
 @asynccontextmanager
 async def _running(config: Path) -> AsyncIterator[tuple[Parts, Instance]]:
     """The loop of nunes, beside the shared looks, once all of it is compared."""
-    stop = asyncio.Event()
     async with parts(config) as built, watching(built.watch):
         nunes = built.instances["nunes"]
-        loop = asyncio.create_task(Loop(nunes).run(stop))
-        try:
+        async with running(nunes):
             await _until(lambda: all(compared_at(nunes, name) for name in nunes.entities), 15)
             yield built, nunes
-        finally:
-            stop.set()
-            await loop
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> float:
@@ -65,8 +59,8 @@ async def test_changes_and_deletes_arrive_at_an_instance_that_is_awake(
     mirror.insert_messages(central, range(1, 101))
     mirror.seed(central, [seed_bulk_contacts("nunes", 50)])
     sync = _sync(rest_after="1000h", hot_interval="1h")
-    async with _running(write_config(central, {"nunes": local}, entities={}, sync=sync)) as running:
-        built, nunes = running
+    async with _running(write_config(central, {"nunes": local}, entities={}, sync=sync)) as living:
+        built, nunes = living
         _make_busy(built)
         await _until(lambda: built.central.load.busy, 15)
         mirror.run(central, "DELETE FROM messages WHERE id <= 10")
@@ -103,8 +97,8 @@ async def test_who_has_nothing_to_do_comes_to_rest(
     mirror.insert_messages(central, range(1, 101))
     mirror.seed(central, [seed_bulk_contacts("nunes", 50)])
     sync = _sync(rest_after="2s", reconcile_interval="30s")
-    async with _running(write_config(central, {"nunes": local}, entities={}, sync=sync)) as running:
-        built, nunes = running
+    async with _running(write_config(central, {"nunes": local}, entities={}, sync=sync)) as living:
+        built, nunes = living
         nunes.motions["messages"].compare_now()
         _make_busy(built)
         await _until(lambda: built.central.load.busy, 15)

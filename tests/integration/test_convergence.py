@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,12 @@ from daemon import comparing, operations
 from daemon.central import Central, Sum
 from daemon.demo import central as central_data
 from daemon.errors import MissingError, SchemaError, StoppedError
-from daemon.instance import Instance
-from daemon.loop import Loop
 from daemon.sql import Key
 from daemon.sync import derived
 from daemon.sync.commit import Committer, Repaired
 from daemon.sync.hot import Hot, next_moment
 from tests import mirror
-from tests.in_process import a_pass, one, parts, settle
+from tests.in_process import a_pass, one, parts, running, settle
 
 if TYPE_CHECKING:
     from tests.conftest import Databases, Servers
@@ -36,18 +33,6 @@ def seed(databases: Databases, messages: int = 400) -> None:
     mirror.seed(
         databases.central, central_data.seed_varied(["nunes", "karsten"], messages=messages)
     )
-
-
-@asynccontextmanager
-async def running(instance: Instance) -> AsyncIterator[None]:
-    """The instance's loop goes on meanwhile, as it does in the daemon."""
-    stop = asyncio.Event()
-    loop = asyncio.create_task(Loop(instance).run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await loop
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

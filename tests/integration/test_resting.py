@@ -13,11 +13,10 @@ import pytest
 
 from daemon import instance as instance_module
 from daemon.demo.central import seed_varied
-from daemon.loop import Loop
 from daemon.sync.commit import Step
 from daemon.sync.motion import Motion
 from tests import mirror
-from tests.in_process import parts, watching
+from tests.in_process import parts, running, watching
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -36,11 +35,9 @@ async def test_who_has_only_looked_rests_again_at_once(
     monkeypatch.setattr(instance_module, "REST_SECONDS", 1.5)
     sync = {"rest_after": f"{REST_AFTER:g}s", "settle": "1s", "whole_interval": "1s"}
     config = write_config(central, {"nunes": local}, entities={}, sync=sync)
-    stop = asyncio.Event()
     async with parts(config) as built, watching(built.watch):
         nunes = built.instances["nunes"]
-        loop = asyncio.create_task(Loop(nunes).run(stop))
-        try:
+        async with running(nunes):
 
             async def until(there: bool, seconds: float) -> float:
                 began = time.monotonic()
@@ -58,9 +55,6 @@ async def test_who_has_only_looked_rests_again_at_once(
             await until(there=True, seconds=5)
             assert await until(there=False, seconds=10) > REST_AFTER / 2, "there was something"
             assert mirror.differences(central, local) == ""
-        finally:
-            stop.set()
-            await loop
 
 
 async def test_entities_with_nothing_to_do_are_passed_over(
@@ -80,10 +74,8 @@ async def test_entities_with_nothing_to_do_are_passed_over(
         return await step(motion, stop, seconds, background=background)
 
     monkeypatch.setattr(Motion, "step", counted)
-    stop = asyncio.Event()
     async with parts(config) as built, watching(built.watch):
         nunes = built.instances["nunes"]
-        loop = asyncio.create_task(Loop(nunes).run(stop))
 
         async def until_equal() -> None:
             began = time.monotonic()
@@ -91,7 +83,7 @@ async def test_entities_with_nothing_to_do_are_passed_over(
                 assert time.monotonic() - began < 10
                 await asyncio.sleep(0.05)
 
-        try:
+        async with running(nunes):
             began = time.monotonic()
             while "chats" not in nunes.motions or not nunes.motions["chats"].can_rest:
                 assert time.monotonic() - began < 30
@@ -113,6 +105,3 @@ async def test_entities_with_nothing_to_do_are_passed_over(
             steps.clear()
             await nunes.sync_pass(asyncio.Event())
             assert steps.keys() == nunes.motions.keys()
-        finally:
-            stop.set()
-            await loop
