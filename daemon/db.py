@@ -453,10 +453,16 @@ class Connection:
             if len(answers.rows) > len(statements):
                 self.discard()
                 raise refusal
-            with suppress(DatabaseError):  # which closes the connection: that rolls back as well
+            try:
                 await self.execute(self._signature + b"ROLLBACK")
-            if isinstance(refusal, TransientError) or not answers.rows or not self.usable:
+            except DatabaseError as error:
+                self.discard()  # rolls back as well
+                raise (refusal if isinstance(refusal, TransientError) else error) from refusal
+            if isinstance(refusal, TransientError) or not answers.rows:
                 raise refusal
+        except asyncio.CancelledError:
+            self.discard()  # between its answer and the ROLLBACK, too
+            raise
         finally:
             self.in_transaction = False
         return False

@@ -231,9 +231,10 @@ class Hold:
         now = self._clock()
         if not self._seats.alone or now < self._not_alone_until:
             return False
-        if now - connection.used_at > _KEEP_SECONDS:
-            return False
-        return now - self._looked_at < _KEEP_SECONDS * self._seats.taken / _ASKING_AT_ONCE
+        if now - connection.used_at > _KEEP_SECONDS / 2:
+            return False  # until we come again it may say nothing
+        busy = db.open_connections()["local"]  # those at rest do not look
+        return now - self._looked_at < _KEEP_SECONDS * busy / _ASKING_AT_ONCE
 
     def _did_not_come_lately(self, who: int) -> bool:
         known, at = self._did_not_come

@@ -23,7 +23,7 @@ BULK_ROWS = 20
 """From so many rows on the bulk protocol is worth its second round trip, to prepare the statement,
 which is needed once a connection (measured: the two ways are alike between 10 and 20 rows)."""
 
-_AT_ONCE_ROWS = 200
+AT_ONCE_ROWS = 200
 """No more rows are tried in one statement with others: what has to be undone stays small."""
 
 INSERT_ROWS = 100
@@ -67,7 +67,7 @@ def upsert_at_once(
 ) -> bytes | None:
     """The statement by which `upsert` would write these rows, where it is a single one of a size
     that leaves room for others in its packet."""
-    if _goes_in_bulk(connection, rows) or len(rows) > _AT_ONCE_ROWS:
+    if _goes_in_bulk(connection, rows) or len(rows) > AT_ONCE_ROWS:
         return None
     return _single(connection, rows, plan, *_upsert_frame(plan, note))
 

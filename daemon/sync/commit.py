@@ -170,11 +170,12 @@ class Committer:
             await self.see_that_the_plan_holds()
         began = self._clock()
         following = self._following(watermark, settled, finished=finished)
-        simple = not (delete or release or retried)
-        if simple and await self._at_once(rows, following):
+        simple = len(rows) <= local.AT_ONCE_ROWS and not (delete or release or retried)
+        known = self._groups_of(rows) if simple else []
+        if simple and await self._at_once(rows, known, following):
             change = _Change(len(rows), 0, {}, frozenset(), retried=False)
         else:
-            attempt, groups = self._attempt(rows) if simple else ([], [])
+            attempt, groups = self._attempt(rows, known) if simple else ([], [])
             async with self._transaction(following, attempt) as transaction:
                 change = await self._change(
                     rows, delete, release, transaction.last,
@@ -226,7 +227,9 @@ class Committer:
             resync=self.state.resync and not finished,
         )
 
-    async def _at_once(self, rows: Sequence[Row], following: State) -> bool:
+    async def _at_once(
+        self, rows: Sequence[Row], known: Sequence[frozenset[Group] | None], following: State
+    ) -> bool:
         """Write rows that are new here, and the state, in one exchange; whether that was done. Only
         where nothing has to be asked: what is derived does not change by these rows.
 
@@ -234,10 +237,12 @@ class Committer:
         """
         if self._clock() < self._insert_from or self.state.resync or not rows:
             return False
-        insert = self._writer.insert(rows)
-        if insert is None or any(groups is None or groups for groups in self._groups_of(rows)):
+        if any(groups is None or groups for groups in known):
             return False
         if not self.excluded.isdisjoint(self.plan.keys(rows)):
+            return False
+        insert = self._writer.insert(rows)
+        if insert is None:
             return False
         fence, write = state.fence(self.state, self.note), state.write(following, self.note)
         if await self.connection.at_once(fence, insert, write):
@@ -269,12 +274,12 @@ class Committer:
                 transaction.last.append(state.write(following, self.note))
                 ending = True
         except RowError as error:
-            if ending:
+            if ending and self.derived:
                 raise self._refused(error, [table.target for table in self.derived]) from error
             raise
 
     def _attempt(
-        self, rows: Sequence[Row]
+        self, rows: Sequence[Row], known: Sequence[frozenset[Group] | None]
     ) -> tuple[list[Statement | bytes], list[frozenset[Group]]]:
         """What can be sent before it is known that the state row is as we know it, because nothing
         of it is committed then: a few rows, and what is asked when they were taken. With the groups
@@ -283,11 +288,11 @@ class Committer:
         if upsert is None:
             return [], []
         keys = [sql.parts(self.plan.key(row))[0] for row in rows]
-        groups = [known or frozenset() for known in self._groups_of(rows)]
+        groups = [of_one or frozenset() for of_one in known]
         asked = [
             question
-            for table, known in zip(self.derived, groups, strict=True)
-            for question in table.questions(keys, self.note, known)
+            for table, of_one in zip(self.derived, groups, strict=True)
+            for question in table.questions(keys, self.note, of_one)
         ]
         return [upsert, *asked], groups
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Mapping
+from math import inf
 
 from daemon import local
 from daemon.aio import Clock
@@ -77,6 +78,15 @@ class Hot:
     def due(self) -> bool:
         """It is time to compare them, or some are left of the last time."""
         return self._sweeping or self._clock() >= self.due_at
+
+    def due_in(self, written_at: float) -> float:
+        """In how many seconds there is something to compare, where rows were written last at
+        `written_at`; infinite where none are hot."""
+        if self._sweeping:
+            return 0.0
+        if self.rows or self.swept_at <= written_at:
+            return max(0.0, self.due_at - self._clock())
+        return inf
 
     def can_rest(self, written_at: float) -> bool:
         """Which rows are hot is known and stays so, where nothing was written since `written_at`:

@@ -271,9 +271,8 @@ class Motion:
         waits = [self._round_due_at() - now]
         if self.incremental is not None:
             waits.append(self.incremental.looks_itself)
-        hot, written_at = self.hot, self.committer.written_at
-        if hot is not None and (hot.rows or hot.swept_at <= written_at):
-            waits.append(hot.due_at - now)
+        if self.hot is not None:
+            waits.append(self.hot.due_in(self.committer.written_at))
         if self.quarantined:
             waits.append(self.committer.retry_at - now)
         if self.asked is not None or self._derived_todo:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon import instance as instance_module
-from daemon.demo.central import seed_varied
+from daemon.demo.central import seed_bulk, seed_varied
 from daemon.sync.commit import Step
+from daemon.sync.hot import Hot
 from daemon.sync.motion import Motion
 from tests import mirror
 from tests.in_process import parts, running, watching
@@ -105,3 +106,33 @@ async def test_entities_with_nothing_to_do_are_passed_over(
             steps.clear()
             await nunes.sync_pass(asyncio.Event())
             assert steps.keys() == nunes.motions.keys()
+
+
+async def test_hot_rows_that_are_left_are_not_passed_over(
+    databases: Databases, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no reason to tell anybody anything, and not due again for an hour."""
+    central, local = databases
+    mirror.seed(central, [seed_bulk("nunes", 200, 50)])
+    mirror.run(central, "UPDATE messages SET status = 'SENT'")
+    monkeypatch.setattr(Hot, "_PAGE", 20)
+    monkeypatch.setattr(Motion, "_HOT_SECONDS", 0.0)  # a page with each step
+    sync = {"settle": "1s", "hot_interval": "1h", "reconcile_interval": "1h"}
+    config = write_config(central, {"nunes": local}, entities={}, sync=sync)
+    async with parts(config) as built, watching(built.watch):
+        nunes = built.instances["nunes"]
+
+        async def until(condition: Callable[[Motion], bool]) -> None:
+            began = time.monotonic()
+            while (motion := nunes.motions.get("messages")) is None or not condition(motion):
+                assert time.monotonic() - began < 12
+                await asyncio.sleep(0.05)
+
+        async with running(nunes):
+            await until(lambda motion: motion.quiet)
+            hot = nunes.motions["messages"].hot
+            assert hot is not None
+            assert hot.rows == 200
+            hot.due_at = before = time.monotonic()
+            nunes.wake.set()
+            await until(lambda _: hot.swept_at >= before)
