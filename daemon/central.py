@@ -106,7 +106,10 @@ class Central:
     """So many chunks' sums are kept for the instances that come a moment later."""
 
     CHUNK_SECONDS = (0.05, 0.2)
-    """A chunk is made larger when its sums come quicker than this, and smaller when slower."""
+    """A chunk is made larger when its sums come quicker than this, and smaller when slower; both up
+    to CHUNK_MOST_TIMES as long where it is compared by many, each of whom asks his own server."""
+
+    CHUNK_MOST_TIMES, CHUNK_FEW = 3.0, 500
 
     CHUNK_MOST_SECONDS = 2.0
     """So long the sums of a chunk may take that can be made smaller: behind ids that lie thin come
@@ -166,6 +169,7 @@ class Central:
         """Places for statements on behalf of those who rest: whatever is locked, others can ask."""
 
         self._next_chunk_at: dict[str, float] = defaultdict(lambda: float("-inf"))
+        self._chunk_pauses: dict[str, float] = defaultdict(float)
 
     async def head(self, table: str, key: str, *, watched: bool = False) -> Head:
         """The highest visible id of the table (0 when it is empty), at most HEAD_AGE old, for who
@@ -534,7 +538,8 @@ class Central:
                 chunk.sums = _by_owner(rows)
                 chunk.names, chunk.asked_at = names, asked_at
                 counted = sum(count for count, _ in chunk.sums.values())
-                self._learn(plan.entity.central, bounds, counted, self._clock() - asked_at)
+                seconds = self._clock() - asked_at
+                self._learn(plan.entity.central, bounds, counted, seconds, len(names))
         whose = instance.encode() if plan.central_sums.owner is not None else b""
         return chunk.sums.get(whose, NOTHING)
 
@@ -547,10 +552,13 @@ class Central:
             self._chunks.popitem(last=False)
         return chunk
 
-    def _learn(self, table: str, bounds: Range, rows: int, seconds: float) -> None:
+    def _learn(
+        self, table: str, bounds: Range, rows: int, seconds: float, members: int = 1
+    ) -> None:
         """Adapt the chunks' width, and when the next one may be asked for."""
         self._pause(table, rows, seconds)
-        quick, slow = self.CHUNK_SECONDS
+        times = min(self.CHUNK_MOST_TIMES, 1.0 + members / self.CHUNK_FEW)
+        quick, slow = (each * times for each in self.CHUNK_SECONDS)
         width = 1 << self._shifts[table]
         whole = bounds.low is not None and bounds.high == bounds.low + width
         if seconds > slow:
@@ -561,6 +569,11 @@ class Central:
     def _pause(self, table: str, rows: int, seconds: float) -> None:
         pause = grid.pause_after(rows, seconds, self._compared_per_second, self.slowness)
         self._next_chunk_at[table] = self._clock() + pause
+        self._chunk_pauses[table] = pause
+
+    def chunk_pause(self, plan: Plan) -> float:
+        """How long the table's next chunk waits behind the last one, in seconds."""
+        return self._chunk_pauses[plan.entity.central]
 
     def next_chunk_at(self, plan: Plan) -> float:
         """When a chunk of the table that nobody has asked for may be summed next in the background,

@@ -27,11 +27,13 @@ from daemon.sync.reconcile import Bounds, Reconcile
 from daemon.watch import Member, Standing, Watch
 
 
-def goes_on_at(now: float, next_chunk_at: float, pause: float, share: float) -> float:
-    """When a round asks again that waits for its chunk's turn. Pure. `share`, from 0 to 1, is
-    another one for each instance: the first of them asks for all, the others follow within a pause.
-    """
-    return max(now + pause, next_chunk_at + share * pause)
+def goes_on_at(
+    now: float, next_chunk_at: float, pause: float, behind: float, share: float
+) -> float:
+    """When a round asks again that waits for its chunk's turn, no sooner than after a pause. Pure.
+    `share`, from 0 to 1, is another one for each instance: the first of them asks for all, the
+    others follow while the chunk behind it waits, `behind` seconds, or within a pause."""
+    return max(now + pause, next_chunk_at + share * max(pause, behind))
 
 
 def round_of(now: float, interval: float, table: str) -> float:
@@ -287,7 +289,9 @@ class Motion:
             if not self._round_waits:
                 return now + self._PACE_SECONDS
             pause = self._PACE_SECONDS * self._central.slowness
-            return goes_on_at(now, self._central.next_chunk_at(self.plan), pause, self._share)
+            central, plan = self._central, self.plan
+            at, behind = central.next_chunk_at(plan), central.chunk_pause(plan)
+            return goes_on_at(now, at, pause, behind, self._share)
         current, interval = self._current_round(), self._round_interval
         spread = self._share * min(max(self._SPREAD_SECONDS, spread), interval / 5)
         return current + spread + (interval if self._done >= current else 0.0)

@@ -92,14 +92,15 @@ def test_a_chunk_and_its_pause_are_so_many_times_as_long(
 
 
 @given(
-    st.floats(0, 1e4), st.floats(-1e9, 1e4), st.sampled_from([1.0, 4.0]), st.floats(0, 1)
+    st.floats(0, 1e4), st.floats(-1e9, 1e4), st.sampled_from([1.0, 4.0]), st.floats(-1, 60),
+    st.floats(0, 1),
 )  # fmt: skip
 def test_a_round_waits_for_its_turn_and_no_pause_longer(
-    now: float, next_chunk_at: float, pause: float, share: float
+    now: float, next_chunk_at: float, pause: float, behind: float, share: float
 ) -> None:
-    at = goes_on_at(now, next_chunk_at, pause, share)
+    at = goes_on_at(now, next_chunk_at, pause, behind, share)
     assert at >= now + pause, "it cannot be its turn much earlier"
-    assert next_chunk_at <= at <= max(now, next_chunk_at) + pause
+    assert next_chunk_at <= at <= max(now, next_chunk_at) + max(pause, behind)
 
 
 @given(st.floats(0, 1e7), st.floats(1, 1e5), st.sampled_from(["messages", "contacts"]))
