@@ -206,10 +206,14 @@ class Hold:
         while not await wait_first(pause, stop):
             if not await wait_first(None, self._taken, stop) or stop.is_set():
                 return
-            pause = _KEEP_SECONDS
-            connection = self.connection
-            if connection is None or not connection.usable or self._others_look(connection):
+            connection, pause = self.connection, _KEEP_SECONDS
+            if connection is None or not connection.usable:
                 continue
+            if self._others_look():
+                silent = self._clock() - connection.used_at
+                if silent < _KEEP_SECONDS:
+                    pause -= silent  # who copies all the time need not be kept
+                    continue
             self._looked_at = self._clock()
             try:
                 by, stood_by = await self._lock.asked_by(connection)
@@ -226,13 +230,11 @@ class Hold:
                 self.asked_for, self._given_to = True, by
                 wake.set()
 
-    def _others_look(self, connection: Connection) -> bool:
-        """The server has heard of us, and others of ours look whether another daemon is about."""
+    def _others_look(self) -> bool:
+        """Others of ours look whether another daemon is about."""
         now = self._clock()
         if not self._seats.alone or now < self._not_alone_until:
             return False
-        if now - connection.used_at > _KEEP_SECONDS / 2:
-            return False  # until we come again it may say nothing
         busy = db.open_connections()["local"]  # those at rest do not look
         return now - self._looked_at < _KEEP_SECONDS * busy / _ASKING_AT_ONCE
 
