@@ -147,6 +147,37 @@ async def test_a_read_that_ends_at_a_limit_claims_no_more(
             assert seen[name] == list((await alone(built, wanted(built, name))).rows)
 
 
+async def test_who_lies_behind_the_end_of_a_read_is_read_with_the_next_one(
+    databases: Databases,
+    servers: Servers,
+    write_config: WriteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Were it alone, each would go past all that the others have there. And what a read takes that
+    is for all makes none of them a bulk copier."""
+    fetch = db.Connection.fetch_bounded
+
+    async def slow(connection: db.Connection, statement: Statement, *limits: int) -> object:
+        await asyncio.sleep(0.3 if "new rows" in statement.note else 0.0)
+        return await fetch(connection, statement, *limits)
+
+    async with instances(databases, servers, write_config) as built:
+        monkeypatch.setattr(Reads, "ROWS", 11)
+        monkeypatch.setattr(db.Connection, "fetch_bounded", slow)
+        lower = [wanted(built, name) for name in NAMES[:3]]
+        upper = [wanted(built, name, after=200) for name in NAMES[:3]]
+        before = statements(built)
+        pages = await together(built, [*lower, *upper])
+        assert statements(built) == before + 3, (
+            "the first one alone, the lower two, the upper three"
+        )
+        for each, page in zip((*lower, *upper), pages, strict=True):
+            expected = (await alone(built, each)).rows
+            assert page.rows == expected[: len(page.rows)]
+            assert page.seconds < 0.2
+        assert {page.end == 1_000_000 for page in pages[1:]} == {False}
+
+
 async def test_where_a_read_for_several_fails_each_reads_alone(
     databases: Databases,
     servers: Servers,
