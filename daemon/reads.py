@@ -134,7 +134,7 @@ class Reads:
     async def page(self, wanted: Wanted, *, live: bool) -> Page:
         """A page, read with others' where it is `live`: few rows at the end of the table. Raises
         DatabaseError."""
-        near = wanted.upto - wanted.after <= self.NEAR_IDS
+        near = 0 < wanted.upto - wanted.after <= self.NEAR_IDS
         owned = wanted.plan.entity.instance_column is not None  # else they follow others' rows
         if live and near and owned and wanted.plan.entity.through is None:
             page = await self._with_others(_Asked(wanted))
