@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant(
         "rows of a contact are followed by what is derived",
         "daemon/sync/commit.py",
-        "any(groups is None or groups for groups in self._groups_of(rows))",
+        "any(groups is None or groups for groups in known)",
         "False",
         "tests/integration/test_derived.py",
     ),
