@@ -156,40 +156,51 @@ CHANGES = st.tuples(
     st.none()  # the row is deleted
     | st.tuples(st.none() | st.integers(1, 3), MOMENTS, TEXTS, st.sampled_from(("SENT", "READ"))),
 )
+# The derived table is asked afterwards; or with the rows, about their contacts, about all contacts,
+# or about none.
+ASKED = ("afterwards", "theirs", "all", "none")
 BATCHES = st.lists(
     st.tuples(
         st.lists(CHANGES, min_size=1, max_size=8),
-        # Contacts that are asked about with the rows; None: all is asked afterwards.
-        st.none() | st.frozensets(st.integers(1, 3)),
+        st.sampled_from(ASKED),
     ),
     min_size=2,
     max_size=6,
 )
 Batch = tuple[
     list[tuple[int, tuple[int | None, str, str, str] | None]],
-    frozenset[int] | None,
+    str,
 ]
+
+
+async def told(
+    connection: Connection, table: DerivedTable, keys: Iterable[int], contacts: Iterable[int]
+) -> Told:
+    """The answers to the questions that go with rows of these contacts."""
+    groups = frozenset((b"nunes", b"%d" % contact) for contact in contacts)
+    questions = table.questions(set(keys), NOTE, groups)
+    highest, between, *standing = await connection.fetch_each(questions)
+    return Told(highest, between, standing[0] if standing else (), groups)
 
 
 async def play(connection: Connection, table: DerivedTable, changes: Batch) -> None:
     """One transaction of the daemon, and whether all is right afterwards."""
-    batch, contacts = changes
+    batch, asked = changes
     async with connection.transaction() as transaction:
+        contacts: set[int] = {1, 2, 3} if asked == "all" else set()
         for id_, values in batch:
             if values is None:
                 await remove(connection, [id_])
             else:
                 contact, sent_at, text, status = values
                 await put(connection, [message(id_, contact, sent_at, text, status=status)])
+                contacts |= {contact} if contact is not None and asked == "theirs" else set()
         keys = {id_ for id_, _ in batch}
-        if contacts is None or len(keys) > derived._KEYS:
+        if asked == "afterwards" or len(keys) > derived._KEYS:
             await table.update(connection, keys, NOTE)
         else:
-            groups = frozenset((b"nunes", b"%d" % contact) for contact in contacts)
-            questions = table.questions(keys, NOTE, groups)
-            highest, between, *standing = await connection.fetch_each(questions)
-            told = Told(highest, between, standing[0] if standing else (), groups)
-            await table.update(connection, keys, NOTE, told, transaction.last)
+            answers = await told(connection, table, keys, contacts)
+            await table.update(connection, keys, NOTE, answers, transaction.last)
     await is_right(connection)
 
 
@@ -252,10 +263,15 @@ EARLY, LATE, LATER = (f"2026-01-0{day} 00:00:00.000" for day in (1, 2, 3))
         (message(20, 2, EARLY), {1: 12, 2: 20}),
         (message(20, 1, EARLY), {1: 12}),
         (message(20, 3, EARLY), {1: 12, 3: 20}),
+        (message(30, 1, EARLY), {1: 12, 2: 20}),
+        (message(30, 1, LATE), {1: 30, 2: 20}),
+        (message(30, 2, LATER), {1: 12, 2: 30}),
+        (message(30, 3, EARLY), {1: 12, 2: 20, 3: 30}),
     ],
 )
+@pytest.mark.parametrize("asked", ["afterwards", "with it"])
 async def test_one_message_comes_goes_moves_or_changes(
-    local: Local, change: Values | None, last: dict[int, int]
+    local: Local, change: Values | None, last: dict[int, int], asked: str
 ) -> None:
     """The last message of the first contact is 12, of the second 20; None deletes 12."""
     async with connected(local) as connection:
@@ -270,7 +286,10 @@ async def test_one_message_comes_goes_moves_or_changes(
         else:
             id_ = int(change[0] or 0)
             await put(connection, [change])
-        await table.update(connection, [id_], NOTE)
+        contact = change[CONTACT] if change else None
+        contacts = [] if contact is None else [int(contact)]
+        answers = await told(connection, table, [id_], contacts) if asked == "with it" else None
+        await table.update(connection, [id_], NOTE, answers)
         assert await latest(connection) == last
         await is_right(connection)
 

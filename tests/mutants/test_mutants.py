@@ -60,7 +60,7 @@ MUTANTS = (
         "daemon/sync/commit.py",
         "any(groups is None or groups for groups in known)",
         "False",
-        "tests/integration/test_derived.py",
+        "tests/integration/test_round_trips.py",
     ),
     Mutant(
         "the latest row of a contact stays where an older one comes",
