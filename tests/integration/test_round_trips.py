@@ -13,9 +13,10 @@ from daemon import local as rows_to_local
 from daemon import state
 from daemon.db import Connection
 from daemon.errors import MissingError, RowError, StateMovedError, TransientError
+from daemon.reads import Wanted
 from daemon.sql import Statement
 from tests import mirror
-from tests.in_process import a_pass, connected, one
+from tests.in_process import a_pass, connected, one, parts
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -276,18 +277,20 @@ async def test_rows_that_were_sent_before_the_state_was_seen_are_not_kept(
 ) -> None:
     """Somebody has changed the state row: what went with the lock on it is undone."""
     central, local = databases
-    async with one(write_config(central, {"nunes": local})) as instance:
+    async with parts(write_config(central, {"nunes": local})) as built:
         mirror.insert_messages(central, range(1, 11))
+        instance = built.instances["nunes"]
         await a_pass(instance)
         committer = instance.motions["messages"].committer
+        mirror.insert_messages(central, [99])
         mirror.run(local, "UPDATE wpp_sync_state SET last_synced_id = 5 WHERE entity = 'messages'")
-        row = tuple(
-            b"99" if place == 0 else None if pair.local != "instance" else b"nunes"
-            for place, pair in enumerate(committer.plan.pairs)
-        )
+        wanted = Wanted(committer.plan, "nunes", after=10, upto=99, rows=10, max_bytes=1 << 20)
+        page = await built.central.page(wanted, live=False)
+        assert len(page.rows) == 1, "which the table would take"
         with pytest.raises(StateMovedError):
-            await committer.commit([row], watermark=99)
+            await committer.commit(page.rows, watermark=99)
         assert 99 not in mirror.local_ids(local)
+        assert mirror.watermarks(local)["messages"] == 5
 
 
 async def test_where_statements_go_one_by_one_all_is_as_before(

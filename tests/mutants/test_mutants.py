@@ -46,7 +46,7 @@ MUTANTS = (
         "        if await self.connection.at_once(fence, insert, write):\n",
         "        await self.connection.at_once(fence, write)\n"
         "        if await self.connection.at_once(insert):\n",
-        "tests/fault/test_kill_sweep.py",
+        "tests/fault/test_cut_connections.py",
     ),
     Mutant(
         "nothing is committed where somebody has changed the state row",
