@@ -106,10 +106,8 @@ class Central:
     """So many chunks' sums are kept for the instances that come a moment later."""
 
     CHUNK_SECONDS = (0.05, 0.2)
-    """A chunk is made larger when its sums come quicker than this, and smaller when slower; both up
-    to CHUNK_MOST_TIMES as long where it is compared by many, each of whom asks his own server."""
-
-    CHUNK_MOST_TIMES, CHUNK_FEW = 3.0, 500
+    """A chunk is made larger when its sums come quicker than this, and smaller when slower; where
+    many compare it, both are longer (`grid.times_as_long`)."""
 
     CHUNK_MOST_SECONDS = 2.0
     """So long the sums of a chunk may take that can be made smaller: behind ids that lie thin come
@@ -557,8 +555,7 @@ class Central:
     ) -> None:
         """Adapt the chunks' width, and when the next one may be asked for."""
         self._pause(table, rows, seconds)
-        times = min(self.CHUNK_MOST_TIMES, 1.0 + members / self.CHUNK_FEW)
-        quick, slow = (each * times for each in self.CHUNK_SECONDS)
+        quick, slow = (each * grid.times_as_long(members) for each in self.CHUNK_SECONDS)
         width = 1 << self._shifts[table]
         whole = bounds.low is not None and bounds.high == bounds.low + width
         if seconds > slow:

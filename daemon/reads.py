@@ -134,6 +134,7 @@ class Reads:
     async def page(self, wanted: Wanted, *, live: bool) -> Page:
         """A page, read with others' where it is `live`: few rows at the end of the table. Raises
         DatabaseError."""
+        # Nobody is given a page of no ids: he would wait for one for ever.
         near = 0 < wanted.upto - wanted.after <= self.NEAR_IDS
         owned = wanted.plan.entity.instance_column is not None  # else they follow others' rows
         if live and near and owned and wanted.plan.entity.through is None:

@@ -222,14 +222,25 @@ class Scenario:
     # --- what stands there --------------------------------------------------------------------
 
     def look(self) -> Look:
-        """The local database now."""
+        """The local database at one moment: the server may still be at what somebody has told it
+        who has left, and whatever he commits moves the state."""
+        while True:
+            before, found, after = self._state(), self._look(), self._state()
+            if before == found.state == after:
+                return found
+
+    def _state(self) -> dict[str, tuple[int, ...]]:
+        if not self._ask("SHOW TABLES LIKE 'wpp_sync_state'"):
+            return {}
+        columns = [row[0] for row in self._ask("SHOW COLUMNS FROM wpp_sync_state")]
+        wanted = ("entity", "last_synced_id", "settled_id", "settled_for", "resync", "rewound")
+        names = ", ".join(name if name in columns else "0" for name in wanted)
+        state = self._ask(f"SELECT {names} FROM wpp_sync_state")
+        return {entity: tuple(map(int, marks)) for entity, *marks in state}
+
+    def _look(self) -> Look:
         tables = {row[0] for row in self._ask("SHOW TABLES")}
-        state = quarantine = messages = chats = migrations = []
-        if "wpp_sync_state" in tables:
-            columns = [row[0] for row in self._ask("SHOW COLUMNS FROM wpp_sync_state")]
-            wanted = ("entity", "last_synced_id", "settled_id", "settled_for", "resync", "rewound")
-            names = ", ".join(name if name in columns else "0" for name in wanted)
-            state = self._ask(f"SELECT {names} FROM wpp_sync_state")
+        quarantine = messages = chats = migrations = []
         if "wpp_sync_quarantine" in tables:
             quarantine = self._ask("SELECT entity, id, errno FROM wpp_sync_quarantine")
         if "wpp_messages" in tables:
@@ -239,7 +250,7 @@ class Scenario:
         if "wpp_sync_migrations" in tables:
             migrations = self._ask("SELECT id FROM wpp_sync_migrations ORDER BY id")
         return Look(
-            {entity: tuple(map(int, marks)) for entity, *marks in state},
+            self._state(),
             {int(row[0]): row for row in messages},
             {int(row[0]): row for row in chats},
             {(entity, int(key)): int(errno) for entity, key, errno in quarantine},
@@ -249,19 +260,14 @@ class Scenario:
     def wrong(self) -> str:
         """What must not be at any moment: a watermark ahead of a missing row, rows ahead of their
         watermark, a row that is neither as it was nor as central has it. Empty: nothing."""
-        found = self._wrong_in(self.look())
-        if found and self._wait_until_done():
-            # It was still at what somebody had told it who has left, and a look is not one moment.
-            found = self._wrong_in(self.look())
-        return "; ".join(found)
-
-    def _wrong_in(self, now: Look) -> list[str]:
-        return [
+        now = self.look()
+        found = [
             *self._wrong_marks(now, "messages"),
             *self._wrong_marks(now, "chats"),
             *self._wrong_rows("messages", now.messages),
             *self._wrong_rows("chats", now.chats),
         ]
+        return "; ".join(found)
 
     def _wrong_marks(self, now: Look, entity: str) -> Iterator[str]:
         if entity not in now.state:
@@ -312,20 +318,6 @@ class Scenario:
         while holder := self.lock_holder():
             assert time.monotonic() < deadline, f"connection {holder} holds the lock"
             time.sleep(0.002)
-
-    def _wait_until_done(self, seconds: float = 5.0) -> bool:
-        """Until the local server is at no statement but this one; whether it is."""
-        at_work = (
-            "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"
-            " AND COMMAND NOT IN ('Sleep', 'Daemon')"
-            " AND USER NOT IN ('system user', 'event_scheduler')"
-        )
-        deadline = time.monotonic() + seconds
-        while self._ask(at_work) != [["0"]]:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.002)
-        return True
 
     def _ask(self, question: str) -> list[list[str]]:
         return self._asking_local.execute(question)

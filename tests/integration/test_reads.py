@@ -175,7 +175,7 @@ async def test_who_lies_behind_the_end_of_a_read_is_read_with_the_next_one(
             expected = (await alone(built, each)).rows
             assert page.rows == expected[: len(page.rows)]
             assert page.seconds < 0.2
-        assert {page.end == 1_000_000 for page in pages[1:]} == {False}
+        assert all(page.end < 1_000_000 for page in pages[1:])
 
 
 async def test_where_a_read_for_several_fails_each_reads_alone(

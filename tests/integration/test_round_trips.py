@@ -3,6 +3,7 @@ trips a pass takes."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,39 @@ async def test_or_nothing_of_it(connection: Connection) -> None:
     assert await ids(connection) == [1]
     assert await connection.at_once(insert(2))
     assert await ids(connection) == [1, 2]
+
+
+async def test_a_rollback_that_fails_is_a_servers_trouble(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal would say that a row is at fault, and to go on with this connection."""
+
+    async def fails(_: object) -> None:
+        raise TransientError("local nunes", 2013, "lost")
+
+    monkeypatch.setattr(connection, "execute", fails)
+    with pytest.raises(TransientError):
+        await connection.at_once(insert(2), insert(1))
+    assert not connection.usable
+
+
+async def test_who_is_cancelled_before_the_rollback_leaves_no_transaction(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asyncio.Event()
+
+    async def hangs(_: object) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connection, "execute", hangs)
+    task = asyncio.create_task(connection.at_once(insert(2), insert(1)))
+    await waits.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not connection.usable
+    assert not connection.in_transaction
 
 
 async def test_a_servers_trouble_is_no_refusal(

@@ -91,6 +91,10 @@ def test_a_chunk_and_its_pause_are_so_many_times_as_long(
     assert abs(pause + seconds - slowness * (at_rest + seconds)) < 1e-6
 
 
+def test_chunks_that_many_compare_take_longer_and_no_more_than_three_times_as_long() -> None:
+    assert [grid.times_as_long(n) for n in (0, 250, 500, 1_000, 5_000)] == [1.0, 1.5, 2.0, 3.0, 3.0]
+
+
 @given(
     st.floats(0, 1e4), st.floats(-1e9, 1e4), st.sampled_from([1.0, 4.0]), st.floats(-1, 60),
     st.floats(0, 1),
